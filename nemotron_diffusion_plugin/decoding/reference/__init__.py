@@ -1,0 +1,1 @@
+"""The reference decoder: a plain forward with explicit masks and one function per decoding mode."""
