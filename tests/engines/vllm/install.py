@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Set up the environment in which this checkout runs vLLM, and print the path of its Python.
+
+Two layers, both in the user's cache folder and never in the source tree:
+
+* an **engine environment** with vLLM and the tools, shared by all checkouts, named by a hash of everything that decides its
+  content. It is built under a lock and marked complete as the last step; one without the mark is built anew.
+* a thin **checkout environment** on top, which holds only this checkout, installed editable, so that entry points and
+  the `nemotron-diffusion` command are those of this checkout and not those of another one.
+
+A machine with an NVIDIA GPU gets the official vLLM, any other one the pinned CPU build of `requirements-cpu.txt`.
+Runs on any Python >= 3.8 without third-party packages; repeated runs take well under a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Sequence
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[2]
+TOOLS = HERE.parents[1] / "requirements.txt"
+COMPLETE = "complete"
+RECIPE = "1"  # counts changes of `build_engine` that make existing environments wrong
+CPU_PYTHONS = ("3.11",)
+GPU_PYTHONS = ("3.11", "3.12", "3.13", "3.10")
+
+
+class SetupError(Exception):
+    """The environment cannot be set up; the message says what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where nvidia-smi lists one")
+    parser.add_argument("--remove", action="store_true", help="remove this checkout's thin environment instead")
+    arguments = parser.parse_args()
+    device = arguments.device or detect_device()
+    if arguments.remove:
+        shutil.rmtree(checkout_environment(device), ignore_errors=True)
+        return 0
+    try:
+        python = install(device)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    print(python)
+    return 0
+
+
+def install(device: str) -> Path:
+    """Make both layers exist and return the checkout environment's Python."""
+    python, version = find_python(CPU_PYTHONS if device == "cpu" else GPU_PYTHONS)
+    engine = cache_folder() / engine_name(device, version)
+    with lock(engine):
+        if not (engine / COMPLETE).exists():
+            build_engine(engine, python, device)
+    checkout = checkout_environment(device)
+    state = checkout_state(engine)
+    with lock(checkout):
+        if read(checkout / COMPLETE) != state:
+            build_checkout(checkout, engine, state)
+    return checkout / "bin" / "python"
+
+
+def detect_device() -> str:
+    """Return "gpu" where the NVIDIA driver lists a card, else "cpu"."""
+    if shutil.which("nvidia-smi") is None:
+        return "cpu"
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return "gpu" if "GPU " in listing.stdout else "cpu"
+
+
+def find_python(versions: Sequence[str]) -> tuple[str, str]:
+    """Return (executable, version) of the first wanted Python on PATH that has `venv`; $PYTHON is tried first.
+
+    Raises:
+        SetupError: none of `versions` is installed.
+    """
+    chosen = os.environ.get("PYTHON")
+    for candidate in [*([chosen] if chosen else []), *(f"python{v}" for v in versions), "python3", "python"]:
+        found = shutil.which(candidate)
+        if found is None:
+            continue
+        probe = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        answer = subprocess.run([found, "-c", probe], capture_output=True, text=True, check=False)
+        if answer.returncode == 0 and answer.stdout.strip() in versions:
+            return found, answer.stdout.strip()
+    raise SetupError(
+        f"found no Python {' or '.join(versions)} with the module venv. Install it "
+        "(Debian: apt-get install python3.11 python3.11-venv) or name one: PYTHON=/path/to/python3.11 make setup"
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds the environments: $XDG_CACHE_HOME (default ~/.cache)/nemotron-diffusion."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root).expanduser().resolve() / "nemotron-diffusion"
+
+
+def engine_name(device: str, python_version: str) -> str:
+    """Return the engine environment's name, which changes with the machine, the Python and every pinned requirement."""
+    content = hashlib.sha256()
+    for part in (RECIPE, platform.machine(), python_version, device):
+        content.update(part.encode() + b"\0")
+    for file in (requirements(device), TOOLS, HERE / "alias_wheel.py"):
+        content.update(file.read_bytes() + b"\0")
+    return f"vllm-{device}-py{python_version}-{content.hexdigest()[:12]}"
+
+
+def requirements(device: str) -> Path:
+    return HERE / f"requirements-{device}.txt"
+
+
+def checkout_environment(device: str) -> Path:
+    name = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:12]
+    return cache_folder() / "checkouts" / f"{device}-{name}"
+
+
+def checkout_state(engine: Path) -> str:
+    """Return what the checkout environment was made from; it is made anew when this changes."""
+    content = hashlib.sha256(str(engine).encode())
+    for file in ("pyproject.toml", "nemotron_diffusion_plugin/__init__.py"):
+        content.update((CHECKOUT / file).read_bytes())
+    return content.hexdigest()
+
+
+def build_engine(engine: Path, python: str, device: str) -> None:
+    """Build the engine environment from nothing and mark it complete."""
+    start = time.monotonic()
+    say(f"setting up vLLM for the {device.upper()} in {engine} (once; about 3 GB, some minutes)")
+    check_machine(device)
+    shutil.rmtree(engine, ignore_errors=True)
+    log = engine.with_suffix(".log")
+    log.write_text("")
+    run(python, "-m", "venv", engine, log=log)
+    pip = (engine / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
+    if device == "cpu":
+        run(*pip, "--no-deps", "--requirement", requirements(device), log=log)
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = capture(sys.executable, HERE / "alias_wheel.py", folder)
+            run(*pip, "--no-deps", wheel, log=log)
+    else:
+        run(*pip, "--requirement", requirements(device), log=log)
+    run(*pip, "--no-deps", "--requirement", TOOLS, log=log)
+    (engine / COMPLETE).write_text(f"{time.time():.0f}\n")
+    say(f"vLLM is ready after {time.monotonic() - start:.0f} s")
+
+
+def check_machine(device: str) -> None:
+    """Refuse early where no CPU build of vLLM exists."""
+    if device == "cpu" and (platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux"):
+        raise SetupError(
+            f"the CPU build of vLLM used here exists for Linux on x86-64 only, this is {platform.system()} on "
+            f"{platform.machine()}. `make test-unit` works in any environment with `pip install -e '.[dev]'`"
+        )
+
+
+def build_checkout(environment: Path, engine: Path, state: str) -> None:
+    """Layer an environment over `engine` and install this checkout into it, editable."""
+    say(f"installing this checkout in {environment}")
+    shutil.rmtree(environment, ignore_errors=True)
+    log = environment.with_suffix(".log")
+    log.write_text("")
+    engine_python = engine / "bin" / "python"
+    run(engine_python, "-m", "venv", "--without-pip", environment, log=log)
+    python = environment / "bin" / "python"
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
+    (packages / "engine.pth").write_text(f"import site; site.addsitedir({engine_packages!r})\n")
+    run(
+        *(engine_python, "-m", "pip", "--python", python, "install", "--disable-pip-version-check", "--quiet"),
+        *("--no-deps", "--no-build-isolation", "--no-index", "--editable", CHECKOUT),
+        log=log,
+    )
+    (environment / COMPLETE).write_text(state)
+
+
+@contextmanager
+def lock(target: Path) -> Iterator[None]:
+    """Hold an exclusive lock beside `target`, so that two set-ups at once wait for each other."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def run(*command: object, log: Path) -> None:
+    """Run a command with its output appended to `log`; every half minute say that it is still running.
+
+    Raises:
+        SetupError: it failed; the message ends with the last lines of the log.
+    """
+    words = [str(word) for word in command]
+    start = time.monotonic()
+    with log.open("a") as output:
+        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=clean_environment())
+        while True:
+            try:
+                status = process.wait(timeout=30)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"still installing, {time.monotonic() - start:.0f} s so far")
+    if status != 0:
+        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise SetupError(f"this command failed: {' '.join(words)}\n  {tail}\nThe whole output is in {log}")
+
+
+def capture(*command: object) -> str:
+    """Run a command and return what it prints, without surrounding white space."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment()).stdout.strip()
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the variables that would let another Python's packages in."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+def read(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None
+
+
+def say(message: str) -> None:
+    print(f"setup: {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
