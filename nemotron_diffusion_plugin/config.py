@@ -16,10 +16,11 @@ _ROPE_DEFAULTS: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale
 class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of Nemotron-Labs-Diffusion (model description, 1.1 and 1.2).
 
-    Fields without a safe default (sizes, head counts, `head_dim`, `mask_token_id`, the rope fields) are required:
-    a `config.json` without one of them raises `ValueError` naming the field. The rope fields may be spelled
-    `rope_parameters`, or `rope_scaling` with `rope_theta` beside it; both end up in `rope_parameters`.
-    Unsupported values (biases, sliding windows, tied embeddings) raise instead of being ignored.
+    Fields without a safe default (sizes, head counts, `head_dim`, `mask_token_id`, the rope fields) are
+    required: a `config.json` without one of them raises `ValueError` naming the field. The rope fields may be
+    spelled `rope_parameters`, or `rope_scaling` with `rope_theta` beside it; both end up in
+    `rope_parameters`. Unsupported values (biases, sliding windows, tied embeddings) raise instead of being
+    ignored.
     """
 
     model_type = MODEL_TYPE
@@ -122,7 +123,9 @@ def _validate(config: NemotronLabsDiffusionConfig) -> None:
         raise _unexpected("head_dim", config.head_dim, "an even integer, because RoPE rotates pairs")
     _require_int("mask_token_id", config.mask_token_id, minimum=0)
     if config.mask_token_id >= config.vocab_size:
-        raise _unexpected("mask_token_id", config.mask_token_id, f"an id below vocab_size ({config.vocab_size})")
+        raise _unexpected(
+            "mask_token_id", config.mask_token_id, f"an id below vocab_size ({config.vocab_size})"
+        )
     if config.block_size > config.max_position_embeddings:
         limit = config.max_position_embeddings
         raise _unexpected("block_size", config.block_size, f"at most max_position_embeddings ({limit})")
@@ -169,7 +172,9 @@ def _require_int(field: str, value: object, *, minimum: int) -> None:
 def _require_number(field: str, value: object, *, above: float | None) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (above is not None and value <= above):  # type: ignore[operator]
-        raise _unexpected(field, value, "a finite number" if above is None else f"a finite number > {above:g}")
+        raise _unexpected(
+            field, value, "a finite number" if above is None else f"a finite number > {above:g}"
+        )
 
 
 def _require_only(field: str, value: object, supported: object) -> None:

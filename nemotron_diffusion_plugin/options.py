@@ -54,7 +54,7 @@ class DecodingOptions:
 
     @staticmethod
     def for_model(block_size: int, server_defaults: Mapping[str, object] | None = None) -> "DecodingOptions":
-        """Return the defaults of a server: the model's block size, overridden by what the server was started with.
+        """Return a server's defaults: the model's block size, overridden by what the server was started with.
 
         Raises `OptionError` naming field, value and what is allowed.
         """
@@ -64,7 +64,7 @@ class DecodingOptions:
     def parse(
         raw: Mapping[str, object] | None, defaults: "DecodingOptions", max_block_size: int
     ) -> "DecodingOptions":
-        """Return `defaults` with the options of `raw` applied; the caller's mapping may come straight from JSON.
+        """Return `defaults` with the options of `raw` applied; `raw` may come straight from JSON.
 
         Raises `OptionError` naming field, value and what is allowed; an unknown name lists the known ones.
         """

@@ -10,8 +10,8 @@ import torch
 def yarn_inv_freq(head_dim: int, rope_parameters: Mapping[str, Any]) -> torch.Tensor:
     """Return the inverse frequencies, float32 `[head_dim / 2]`.
 
-    Below the ramp the plain frequency is kept, above it the frequency is divided by `factor` (which may be below 1),
-    and in between both are mixed linearly. `rope_type` "default" means no scaling.
+    Below the ramp the plain frequency is kept, above it the frequency is divided by `factor` (which may be
+    below 1), and in between both are mixed linearly. `rope_type` "default" means no scaling.
     """
     theta = float(rope_parameters["rope_theta"])
     plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -44,11 +44,13 @@ def yarn_attention_factor(rope_parameters: Mapping[str, Any]) -> float:
     def magnitude(scale: float) -> float:
         return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
 
-    return magnitude(rope_parameters.get("mscale", 1.0)) / magnitude(rope_parameters.get("mscale_all_dim", 1.0))
+    return magnitude(rope_parameters.get("mscale", 1.0)) / magnitude(
+        rope_parameters.get("mscale_all_dim", 1.0)
+    )
 
 
 def query_scale(positions: torch.Tensor, rope_parameters: Mapping[str, Any]) -> torch.Tensor:
-    """Return `1 + beta * ln(1 + floor(position / original_max))` for int64 `positions`, float32 of the same shape.
+    """Return `1 + beta * ln(1 + floor(position / original_max))`, float32, shaped like int64 `positions`.
 
     Applies to queries after RoPE; keys are not scaled. Ones when `llama_4_scaling_beta` is absent.
     """

@@ -35,10 +35,17 @@ class DrafterLora(nn.Module):
 
     @classmethod
     def create(
-        cls, config: NemotronLabsDiffusionConfig, rank: int, alpha: float, generator: torch.Generator | None = None
+        cls,
+        config: NemotronLabsDiffusionConfig,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator | None = None,
     ) -> "DrafterLora":
-        """Return an adapter to train: A uniform as in PEFT, B zero, float32, so that it changes nothing yet."""
-        inputs, bound = config.num_attention_heads * config.head_dim, 1.0 / math.sqrt(config.num_attention_heads * config.head_dim)
+        """Return an adapter to train, float32: A uniform, B zero, so that it changes nothing yet."""
+        inputs, bound = (
+            config.num_attention_heads * config.head_dim,
+            1.0 / math.sqrt(config.num_attention_heads * config.head_dim),
+        )
         layers = range(config.num_hidden_layers)
         a = [(torch.rand(rank, inputs, generator=generator) * 2.0 - 1.0) * bound for _ in layers]
         return cls(a, [torch.zeros(config.hidden_size, rank) for _ in layers], alpha)
@@ -82,7 +89,9 @@ class DrafterLora(nn.Module):
             for half, weight in (("A", a), ("B", b)):
                 tensors[_name(layer, half)] = weight.detach().to(dtype or weight.dtype).contiguous().cpu()
         save_file(tensors, adapter / WEIGHT_FILE, metadata={"format": "pt"})
-        (adapter / CONFIG_FILE).write_text(json.dumps(self._adapter_config(), indent=2) + "\n", encoding="utf-8")
+        (adapter / CONFIG_FILE).write_text(
+            json.dumps(self._adapter_config(), indent=2) + "\n", encoding="utf-8"
+        )
 
     def delta(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """Return what the adapter adds to `o_proj(x)`: `[..., heads * head_dim]` to `[..., hidden_size]`."""
@@ -129,16 +138,34 @@ def read_adapter_config(path: Path) -> tuple[int, float]:
     _require(path, fields, "peft_type", "LORA")
     if fields.get("target_modules") != "o_proj":
         _require(path, fields, "target_modules", TARGETS)
-    for field, supported in (("bias", "none"), ("use_rslora", False), ("use_dora", False), ("fan_in_fan_out", False)):
+    for field, supported in (
+        ("bias", "none"),
+        ("use_rslora", False),
+        ("use_dora", False),
+        ("fan_in_fan_out", False),
+    ):
         if fields.get(field) is not None:
             _require(path, fields, field, supported)
-    for field in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "exclude_modules"):
+    for field in (
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layers_to_transform",
+        "exclude_modules",
+    ):
         if fields.get(field):
-            raise CheckpointError(f"{path}: field '{field}': got {fields[field]!r}, expected it empty or absent")
+            raise CheckpointError(
+                f"{path}: field '{field}': got {fields[field]!r}, expected it empty or absent"
+            )
     rank, alpha = fields.get("r"), fields.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise CheckpointError(f"{path}: field 'r': got {rank!r}, expected an integer >= 1")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
+    if (
+        isinstance(alpha, bool)
+        or not isinstance(alpha, int | float)
+        or not math.isfinite(alpha)
+        or alpha <= 0
+    ):
         raise CheckpointError(f"{path}: field 'lora_alpha': got {alpha!r}, expected a number > 0")
     return rank, float(alpha)
 

@@ -1,4 +1,4 @@
-"""The published tensor names and shapes, and the comparison of a file's names with them (model description, 1.3)."""
+"""The published tensor names and shapes, and the check of a file against them (model description, 1.3)."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -15,7 +15,10 @@ _SHOWN = 4
 def expected_shapes(config: NemotronLabsDiffusionConfig) -> dict[str, tuple[int, ...]]:
     """Return every tensor name of a checkpoint with its shape: 9 per layer and 3."""
     hidden, inner = config.hidden_size, config.intermediate_size
-    query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    query, key_value = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
     shapes: dict[str, tuple[int, ...]] = {"encoder.embed_tokens.weight": (config.vocab_size, hidden)}
     for layer in range(config.num_hidden_layers):
         prefix = f"encoder.layers.{layer}"
@@ -46,8 +49,8 @@ def check_names(found: Collection[str], config: NemotronLabsDiffusionConfig) -> 
     prefix = _foreign_prefix(missing, unknown)
     if prefix is not None:
         raise CheckpointError(
-            f"the tensor names carry another prefix ({prefix}): found {_some(unknown)}; expected {_some(missing)}. "
-            "Rename the tensors to the published names."
+            f"the tensor names carry another prefix ({prefix}): found {_some(unknown)}; expected {_some(missing)}"
+            ". Rename the tensors to the published names."
         )
     problems = []
     if missing:

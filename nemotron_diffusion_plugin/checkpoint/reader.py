@@ -1,4 +1,4 @@
-"""Reading the weights of a checkpoint folder, single or sharded safetensors (model description, 1 and 1.3)."""
+"""Reading a checkpoint folder: its config and its weights, single or sharded (model description, 1)."""
 
 import json
 from collections import defaultdict
@@ -30,7 +30,9 @@ def read_config(folder: str | Path) -> NemotronLabsDiffusionConfig:
         raise CheckpointError(f"{path}: got a {type(raw).__name__}, expected an object")
     expected = NemotronLabsDiffusionConfig.model_type
     if raw.get("model_type") != expected:
-        raise CheckpointError(f"{path}: field 'model_type': got {raw.get('model_type')!r}, expected {expected!r}")
+        raise CheckpointError(
+            f"{path}: field 'model_type': got {raw.get('model_type')!r}, expected {expected!r}"
+        )
     raw.pop("model_type")
     try:
         return NemotronLabsDiffusionConfig(**raw)
@@ -41,23 +43,29 @@ def read_config(folder: str | Path) -> NemotronLabsDiffusionConfig:
 def find_tensors(folder: str | Path) -> dict[str, Path]:
     """Return the file of every tensor name, from the one file or from the index of a sharded checkpoint.
 
-    Raises `CheckpointError` when there is neither, when only pickle files are there, when a shard is missing, and
-    when the index and the shards disagree.
+    Raises `CheckpointError` when there is neither, when only pickle files are there, when a shard is missing,
+    and when the index and the shards disagree.
     """
     folder = Path(folder)
     if (folder / INDEX_FILE).is_file():
         return _find_sharded(folder)
     if (folder / SINGLE_FILE).is_file():
         return dict.fromkeys(sorted(find_names(folder / SINGLE_FILE)), folder / SINGLE_FILE)
-    present = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".safetensors"))
+    present = sorted(
+        path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".safetensors")
+    )
     if any(not name.endswith(".safetensors") for name in present):
-        raise CheckpointError(f"{folder}: safetensors only, found {', '.join(present)}; convert the checkpoint first")
+        raise CheckpointError(
+            f"{folder}: safetensors only, found {', '.join(present)}; convert the checkpoint first"
+        )
     found = f", found {', '.join(present)}" if present else ""
-    raise CheckpointError(f"{folder}: no weights{found}; expected {SINGLE_FILE} or {INDEX_FILE} with its shards")
+    raise CheckpointError(
+        f"{folder}: no weights{found}; expected {SINGLE_FILE} or {INDEX_FILE} with its shards"
+    )
 
 
 def inspect_tensors(folder: str | Path, config: NemotronLabsDiffusionConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor without reading data; raises `CheckpointError` for wrong names or shapes."""
+    """Return every tensor's shape without reading data; raises `CheckpointError` for wrong names or shapes."""
     files = find_tensors(folder)
     check_names(files, config)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -87,7 +95,9 @@ def read_files(files: dict[Path, list[str]], dtype: torch.dtype | None = None) -
             for name in names:
                 tensor = file.get_tensor(name)
                 if not tensor.is_floating_point():
-                    raise CheckpointError(f"{path}: tensor '{name}' has dtype {tensor.dtype}, expected floating point")
+                    raise CheckpointError(
+                        f"{path}: tensor '{name}' is {tensor.dtype}, expected floating point"
+                    )
                 if not torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all():
                     raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinite values")
                 tensors[name] = tensor if dtype is None else tensor.to(dtype)
@@ -100,15 +110,23 @@ def _find_sharded(folder: Path) -> dict[str, Path]:
         weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
         named = {str(name): folder / str(file) for name, file in weight_map.items()}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index_path}: expected an object with 'weight_map' (name to file): {error!r}") from None
+        raise CheckpointError(
+            f"{index_path}: expected an object with 'weight_map' (name to file): {error!r}"
+        ) from None
     for path, names in _by_file(named, named).items():
         if path.parent != folder or path.suffix != ".safetensors":
-            raise CheckpointError(f"{index_path}: names the file '{path.name}', expected a .safetensors file beside it")
+            raise CheckpointError(
+                f"{index_path}: names the file '{path.name}', expected a .safetensors file beside it"
+            )
         if not path.is_file():
-            raise CheckpointError(f"{folder}: shard {path.name} is missing; {INDEX_FILE} puts {len(names)} tensors in it")
+            raise CheckpointError(
+                f"{folder}: shard {path.name} is missing; {INDEX_FILE} puts {len(names)} tensors in it"
+            )
         absent = sorted(set(names) - find_names(path))
         if absent:
-            raise CheckpointError(f"{path}: {INDEX_FILE} expects the tensor '{absent[0]}' in it, but it is not there")
+            raise CheckpointError(
+                f"{path}: {INDEX_FILE} expects the tensor '{absent[0]}' in it, but it is not there"
+            )
     return named
 
 

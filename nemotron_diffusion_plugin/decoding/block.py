@@ -27,7 +27,7 @@ class BlockState:
     def start(
         cls, seeds: torch.Tensor, lengths: torch.Tensor, block_size: int, mask_token_id: int
     ) -> "BlockState":
-        """Return blocks `[seed, mask, mask, ...]` for int64 `seeds` `[R]` and `lengths` `[R]` (1 to block_size)."""
+        """Return blocks `[seed, mask, ...]` for int64 `seeds` `[R]` and `lengths` `[R]` (1 to block_size)."""
         rows = seeds.shape[0]
         column = torch.arange(block_size, device=seeds.device)
         masked = (column > 0) & (column < lengths[:, None])
@@ -46,7 +46,7 @@ class BlockState:
         return ~self.masked.any(dim=1)
 
     def commit(self, picked: torch.Tensor, chosen: torch.Tensor) -> None:
-        """Write int64 `picked` `[R, B]` where bool `chosen` `[R, B]` says so; unmasked positions never change.
+        """Write int64 `picked` `[R, B]` where bool `chosen` `[R, B]` says so; only masked positions change.
 
         A row that commits a token has done one more denoise step; a row that commits none has not taken part.
         """

@@ -34,9 +34,13 @@ class CommitRules:
     def of(cls, options: Sequence[DecodingOptions], device: torch.device | str = "cpu") -> "CommitRules":
         """Return the rules that a batch of requests asked for."""
         return cls(
-            torch.tensor([_KINDS.index(row.commit_rule) for row in options], dtype=torch.int64, device=device),
+            torch.tensor(
+                [_KINDS.index(row.commit_rule) for row in options], dtype=torch.int64, device=device
+            ),
             torch.tensor([row.threshold for row in options], dtype=torch.float32, device=device),
-            torch.tensor([row.denoising_steps or _NO_BOUND for row in options], dtype=torch.int64, device=device),
+            torch.tensor(
+                [row.denoising_steps or _NO_BOUND for row in options], dtype=torch.int64, device=device
+            ),
             torch.tensor([row.tokens_per_step for row in options], dtype=torch.int64, device=device),
         )
 
@@ -50,8 +54,9 @@ def choose(
 ) -> torch.Tensor:
     """Return the positions to commit, bool `[R, B]`, always among the masked ones.
 
-    A row with masks commits its most confident masked position (ties: the lowest position) and whatever its rule
-    adds. With a step bound it commits at least the scheduled number, so that a block never takes more steps.
+    A row with masks commits its most confident masked position (ties: the lowest position) and whatever its
+    rule adds. With a step bound it commits at least the scheduled number, so that a block never takes more
+    steps.
 
     Args:
         confidence: float32 `[R, B]`, softmax probability of the token picked at each position.
@@ -88,7 +93,8 @@ def choose(
 def scheduled_count(step: torch.Tensor, num_masks: torch.Tensor, rules: CommitRules) -> torch.Tensor:
     """Return how many positions the even schedule commits in this step, int64 `[R]`.
 
-    `num_masks` is split evenly over the steps, the remainder first; without a bound there is one step per mask.
+    `num_masks` is split evenly over the steps, the remainder first; without a bound there is one step per
+    mask.
     """
     steps = torch.where(rules.steps == _NO_BOUND, num_masks, rules.steps).clamp(min=1)
     return num_masks // steps + (step < num_masks % steps)

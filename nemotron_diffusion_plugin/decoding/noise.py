@@ -10,8 +10,9 @@ _SHIFTS = (30, 27, 31)
 def uniform(seed: torch.Tensor, position: torch.Tensor, step: torch.Tensor, vocab: int) -> torch.Tensor:
     """Return float64 `[N, vocab]`, uniform in the open interval (0, 1).
 
-    A row depends only on its own int64 `seed`, `position` and `step` (each `[N]`), never on the rows beside it, so a
-    request draws the same noise alone and in a batch. The mixing is that of splitmix64, 52 bits are used.
+    A row depends only on its own int64 `seed`, `position` and `step` (each `[N]`), never on the rows beside
+    it, so a request draws the same noise alone and in a batch. The mixing is that of splitmix64, 52 bits are
+    used.
     """
     key = _mix(seed + _GOLDEN)
     key = _mix(key ^ (position + 1) * _GOLDEN)

@@ -32,8 +32,8 @@ def trim(
 ) -> tuple[list[int], FinishReason | None]:
     """Return what of `tokens` the request still emits, and why it ends, None when it goes on.
 
-    The request ends with its first stop token, which is emitted, or with its `max_tokens`-th token; a stop token in
-    that last place counts as "stop". A stop token before the `min_tokens`-th token does not end it.
+    The request ends with its first stop token, which is emitted, or with its `max_tokens`-th token; a stop
+    token in that last place counts as "stop". A stop token before the `min_tokens`-th token does not end it.
     `emitted_before` tokens were emitted already.
     """
     for count, token in enumerate(tokens, start=1):

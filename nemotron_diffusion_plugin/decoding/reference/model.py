@@ -16,7 +16,7 @@ KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class KeyValueCache:
-    """The keys and values that causal forwards with the base weights left behind, per layer `[N, kv_heads, S, D]`."""
+    """What causal forwards with the base weights left behind, per layer `[N, kv_heads, S, head_dim]`."""
 
     def __init__(self) -> None:
         self.layers: KeysValues = []
@@ -65,12 +65,12 @@ class ReferenceModel(nn.Module):
         lora: DrafterLora | None = None,
         return_hidden: bool = False,
     ) -> tuple[torch.Tensor, KeysValues]:
-        """Run one forward and return the logits `[N, T, vocab]` and the new keys and values, which the caller may keep.
+        """Run one forward and return the logits `[N, T, vocab]` and the new keys and values, to keep or not.
 
         Args:
             input_ids: int64 `[N, T]`.
             positions: int64 `[T]` or `[N, T]`, absolute.
-            visible: bool `[T, S]` or `[N, T, S]`, True where a row attends; S counts cached and new positions.
+            visible: bool `[T, S]` or `[N, T, S]`, True where a row attends; S = cached + new.
             cache: keys and values before the new ones; not changed.
             lora: the drafter LoRA, given in draft forwards only.
             return_hidden: return the normed hidden states `[N, T, hidden_size]` instead of the logits.
@@ -86,7 +86,9 @@ class ReferenceModel(nn.Module):
         hidden = self.encoder.norm(hidden)
         return (hidden if return_hidden else self.diffusion_head(hidden)), new
 
-    def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _rotation(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rope = self.config.rope_parameters
         inv_freq = yarn_inv_freq(self.config.head_dim, rope).to(positions.device)
         angles = positions[..., None].float() * inv_freq
@@ -114,7 +116,10 @@ class _Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         self.groups = config.num_attention_heads // config.num_key_value_heads
-        query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        query, key_value = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
         self.q_proj = nn.Linear(config.hidden_size, query, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, key_value, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_value, bias=False)

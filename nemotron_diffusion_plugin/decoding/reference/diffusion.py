@@ -1,0 +1,48 @@
+"""Block diffusion (model description, 3.2)."""
+
+import torch
+
+from ..block import BlockState
+from ..commit import CommitRules, choose
+from ..stop import ends_block
+from .request import Request
+
+
+def decode(request: Request) -> None:
+    """Denoise a block from its seed, then cache it by a causal commit pass, which also picks the next seed.
+
+    A block is denoised in full length even where fewer tokens are wanted; the commit pass runs for the last
+    block too. What a stop token leaves masked is never emitted.
+    """
+    while not request.finished:
+        if request.block_length == 1:
+            request.causal_step()
+            continue
+        block = denoise(request, request.block_length)
+        picked, keys_values = request.causal(block)
+        request.cache.append(keys_values)
+        request.emit(torch.cat([block[1:], picked[-1:]]))
+        request.report("verify", block)
+
+
+def denoise(request: Request, length: int) -> torch.Tensor:
+    """Return the denoised block, int64 `[length]`, its seed first; the mask id stays after a stop token only."""
+    config = request.model.config
+    start = request.cache.length
+    rules = CommitRules.of([request.options])
+    block = BlockState.start(
+        torch.tensor([request.seed]), torch.tensor([length]), length, config.mask_token_id
+    )
+    num_masks = block.length - 1
+    steps = 0
+    while not block.finished.item():
+        logits = request.bidirectional(block.tokens[0])
+        steps += 1
+        picked, confidence = request.pick_masked(logits, start, noise_step=steps)
+        block.commit(picked[None], choose(confidence[None], block.masked, block.step, num_masks, rules))
+        request.report("denoise", block.tokens[0], block.masked[0])
+        if ends_block(block.tokens, block.masked, request.is_stop(block.tokens[0])[None]).item():
+            break
+    request.result.denoise_forwards += steps
+    request.result.denoise_steps.append(steps)
+    return block.tokens[0]
