@@ -49,7 +49,7 @@ def check_names(found: Collection[str], config: NemotronLabsDiffusionConfig) -> 
     prefix = _foreign_prefix(missing, unknown)
     if prefix is not None:
         raise CheckpointError(
-            f"the tensor names carry another prefix ({prefix}): found {_some(unknown)}; expected {_some(missing)}"
+            f"the names carry another prefix ({prefix}): found {_some(unknown)}; expected {_some(missing)}"
             ". Rename the tensors to the published names."
         )
     problems = []

@@ -47,8 +47,8 @@ SMALL_CONFIG: dict[str, Any] = {
     "eos_token_id": 11,
     "pad_token_id": None,
 }
-"""A shape that exercises what small models usually do not: hidden_size is not heads * head_dim, heads share keys,
-the YaRN ramp lies inside the frequencies, and the query scale changes every 64 positions."""
+"""A shape that exercises what small models usually do not: hidden_size is not heads * head_dim, heads share
+keys, the YaRN ramp lies inside the frequencies, and the query scale changes every 64 positions."""
 
 _PUBLISHED_FIELDS: dict[str, Any] = {
     "architectures": [ARCHITECTURE],
@@ -63,8 +63,10 @@ _PUBLISHED_FIELDS: dict[str, Any] = {
     "dp_varying_mask_ratio": False,
 }
 
-_EMBEDDING_STD = 1.0
+_ATTENTION_GAIN = 2.0
+_MASK_EMBEDDING_STD = 0.1
 _HEAD_LOGIT_STD = 4.0
+_HEAD_ROW_SPREAD = 0.6
 _LORA_RANK = 8
 _LORA_ALPHA = 32
 
@@ -88,8 +90,8 @@ def write_random_checkpoint(
         lora: whether to add a drafter LoRA that changes the drafts.
         dtype: of the weights and of the adapter.
 
-    The weights are scaled so that greedy output varies, confidences spread over (0, 1) and a draft is sometimes
-    accepted. Raises `ValueError` for absurd fields and for fewer than one shard.
+    The weights are scaled so that greedy output varies, confidences spread over (0, 1) and a draft is
+    sometimes accepted. Raises `ValueError` for absurd fields and for fewer than one shard.
     """
     if shards < 1:
         raise ValueError(f"shards: got {shards}, expected at least 1")
@@ -136,18 +138,27 @@ def write_tensors(
 def random_tensors(
     config: NemotronLabsDiffusionConfig, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Return float32 weights under the published names."""
+    """Return float32 weights under the published names.
+
+    Sharp attention and a faint mask embedding make a masked position depend on its place and its context, and
+    rows of the head of unlike size make some tokens frequent: otherwise a block is one repeated token, never
+    accepted.
+    """
     tensors = {}
     for name, shape in expected_shapes(config).items():
         noise = torch.randn(shape, generator=generator)
         if len(shape) == 1:
             tensors[name] = 1.0 + 0.1 * noise
         elif name == "encoder.embed_tokens.weight":
-            tensors[name] = noise * _EMBEDDING_STD
+            noise[config.mask_token_id] *= _MASK_EMBEDDING_STD
+            tensors[name] = noise
         elif name == "diffusion_head.weight":
-            tensors[name] = noise * _HEAD_LOGIT_STD / math.sqrt(config.hidden_size)
+            row_gain = torch.exp(_HEAD_ROW_SPREAD * torch.randn(shape[0], 1, generator=generator))
+            row_gain = row_gain / row_gain.square().mean().sqrt()
+            tensors[name] = noise * row_gain * _HEAD_LOGIT_STD / math.sqrt(config.hidden_size)
         else:
-            tensors[name] = noise / math.sqrt(shape[1])
+            sharp = name.split(".")[-2] in ("q_proj", "k_proj", "o_proj")
+            tensors[name] = noise * (_ATTENTION_GAIN if sharp else 1.0) / math.sqrt(shape[1])
     return tensors
 
 

@@ -65,7 +65,7 @@ def find_tensors(folder: str | Path) -> dict[str, Path]:
 
 
 def inspect_tensors(folder: str | Path, config: NemotronLabsDiffusionConfig) -> dict[str, tuple[int, ...]]:
-    """Return every tensor's shape without reading data; raises `CheckpointError` for wrong names or shapes."""
+    """Return every tensor's shape without reading data; raises `CheckpointError` for wrong ones."""
     files = find_tensors(folder)
     check_names(files, config)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -88,7 +88,9 @@ def read_tensors(
 
 
 def read_files(files: dict[Path, list[str]], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Read the named tensors of each file; raises `CheckpointError` for a damaged file, NaN or infinite values."""
+    """Read the named tensors of each file; raises `CheckpointError` for a damaged file, NaN or infinite
+    values.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for path, names in files.items():
         with _open(path) as file:

@@ -22,7 +22,7 @@ _DECODE = {
 
 
 class ReferenceDecoder:
-    """Decodes one request at a time with explicit masks; a request goes through `prefill` and then its mode."""
+    """Decodes one request at a time: its prompt, then its mode until it is finished."""
 
     def __init__(self, model: ReferenceModel, lora: DrafterLora | None = None) -> None:
         self.model = model

@@ -26,7 +26,7 @@ def decode(request: Request) -> None:
 
 
 def denoise(request: Request, length: int) -> torch.Tensor:
-    """Return the denoised block, int64 `[length]`, its seed first; the mask id stays after a stop token only."""
+    """Return the denoised block, int64 `[length]`, its seed first; masks stay after a stop token only."""
     config = request.model.config
     start = request.cache.length
     rules = CommitRules.of([request.options])

@@ -1,10 +1,10 @@
-"""Who sees whom in the four passes, as bool matrices `[T, S]` with S = cached + new (model description, 2)."""
+"""Who sees whom in a forward: bool `[T, S]` with S = cached + new (model description, 2)."""
 
 import torch
 
 
 def causal(new: int, cached: int = 0) -> torch.Tensor:
-    """Every new position sees the cached ones, the new ones before it and itself: bool `[new, cached + new]`."""
+    """Every new position sees the cached ones and those up to itself: bool `[new, cached + new]`."""
     return torch.ones(new, cached + new, dtype=torch.bool).tril(diagonal=cached)
 
 
@@ -14,10 +14,11 @@ def bidirectional(new: int, cached: int = 0) -> torch.Tensor:
 
 
 def quadratic(drafts: int, cached: int) -> torch.Tensor:
-    """The mask of quadratic self-speculation, bool `[n * (n + 1), cached + n * (n + 1)]` (model description, 3.4).
+    """The mask of quadratic self-speculation, bool `[n * (n + 1), cached + n * (n + 1)]` (model description,
+    3.4).
 
-    Group j holds draft j and n masks. A draft sees the drafts of the groups up to its own; the masks of a group see
-    those drafts and their whole group; all see the cached positions.
+    Group j holds draft j and n masks. A draft sees the drafts of the groups up to its own; the masks of a
+    group see those drafts and their whole group; all see the cached positions.
     """
     group = torch.arange(drafts).repeat_interleave(drafts + 1)
     is_draft = torch.arange(drafts * (drafts + 1)) % (drafts + 1) == 0

@@ -32,7 +32,7 @@ def decode(request: Request, prompt: Sequence[int]) -> None:
 
 
 def _prefill(request: Request, prompt: Sequence[int]) -> torch.Tensor:
-    """Cache the prompt and return the first draft: the AR pick, then picks from masks that follow the prompt."""
+    """Cache the prompt and return the first draft: the AR pick and picks of masks behind the prompt."""
     count, length = len(prompt), request.options.block_size
     tokens = torch.cat([torch.tensor(list(prompt)), _masks(request, length)])
     logits, keys_values = request.model(

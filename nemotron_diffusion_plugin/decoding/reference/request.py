@@ -20,10 +20,11 @@ SHARED_NOISE = 0
 
 @dataclass
 class Request:
-    """The state that every mode shares. `seed` is the last token a causal forward picked, emitted but not cached.
+    """The state that every mode shares; `seed` is the last token a causal forward picked, not cached yet.
 
-    Noise is drawn per absolute position of the picked token. At T > 0 a draft, its verify and the AR step of the
-    same position share their noise, so self-speculation emits exactly the tokens of AR; denoise steps draw their own.
+    Noise is drawn per absolute position of the picked token. At T > 0 a draft, its verify and the AR step of
+    the same position share their noise, so self-speculation emits exactly the tokens of AR; denoise steps
+    draw their own.
     """
 
     model: ReferenceModel
@@ -60,14 +61,16 @@ class Request:
         self.report("prefill", torch.tensor([self.seed]))
 
     def bidirectional(self, block: torch.Tensor, lora: DrafterLora | None = None) -> torch.Tensor:
-        """D(x): logits `[n, V]` for int64 `block` `[n]`; row i predicts the token at i, nothing is cached."""
+        """D(x): logits `[n, V]` for int64 `block` `[n]`; row i predicts token i, nothing is cached."""
         start, count = self.cache.length, block.shape[0]
         positions = torch.arange(start, start + count)
         logits, _ = self.model(block[None], positions, masks.bidirectional(count, start), self.cache, lora)
         return logits[0]
 
     def causal(self, block: torch.Tensor) -> tuple[torch.Tensor, KeysValues]:
-        """C(x): the token picked after each position of int64 `block` `[n]`, and the keys and values to cache."""
+        """C(x): the token picked after each position of int64 `block` `[n]`, and the keys and values to
+        cache.
+        """
         start, count = self.cache.length, block.shape[0]
         positions = torch.arange(start, start + count)
         logits, keys_values = self.model(block[None], positions, masks.causal(count, start), self.cache)
@@ -101,7 +104,7 @@ class Request:
         self.seed = int(tokens[-1])
 
     def is_stop(self, block: torch.Tensor) -> torch.Tensor:
-        """Where a token of the current block would end the request, bool `[n]`; its seed is already emitted."""
+        """Where a token of the block would end the request, bool `[n]`; the seed is emitted already."""
         number = len(self.result.token_ids) + torch.arange(block.shape[0])
         stop_ids = torch.tensor(sorted(self.stop_token_ids), dtype=torch.int64)
         return torch.isin(block, stop_ids) & (number >= self.min_tokens)

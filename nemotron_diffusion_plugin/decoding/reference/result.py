@@ -51,7 +51,7 @@ ForwardKind = Literal["prefill", "draft", "denoise", "verify"]
 
 @dataclass(frozen=True)
 class Step:
-    """One forward as a viewer sees it: the block after the forward, and what the request has emitted so far."""
+    """One forward as a viewer sees it: the block after it, and what the request has emitted so far."""
 
     forward: ForwardKind
     tokens: list[int]
