@@ -1,0 +1,189 @@
+"""Training the drafter LoRA on the model's own answers, the base weights frozen (model.md section 4)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from ..checkpoint.lora import DrafterLora
+from ..checkpoint.tokenizer import EOS_ID, MASK_ID
+from ..decoding.reference.model import KeyValueCache, ReferenceModel
+from . import tasks
+from .base import learning_rate_share
+from .conversations import ChatEncoder
+from .geometry import LORA_ALPHA, LORA_RANK
+
+LEARNING_RATE = 2e-3
+ANSWERS_PER_ROUND = 32
+BLOCKS_PER_ANSWER = 6
+ROUND_REPEATS = 2
+MAX_ANSWER_TOKENS = 128
+ACCEPTANCE_TEMPERATURE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftProgress:
+    """The state after a step: the loss and how many drafts of a block are accepted on average."""
+
+    step: int
+    fraction: float
+    loss: float
+    accepted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Prompts of one length and their greedy answers: ``tokens`` int64[N, P + A]; ``ends`` is past each EOS."""
+
+    tokens: torch.Tensor
+    prompt_length: int
+    ends: list[int]
+
+
+@torch.no_grad()
+def answer_greedily(
+    model: ReferenceModel, prompts: list[list[int]], max_tokens: int = MAX_ANSWER_TOKENS
+) -> Answers:
+    """Decode ``prompts``, all of one length, causally and greedily in one batch."""
+    tokens = torch.tensor(prompts)
+    rows, length = tokens.shape
+    cache = KeyValueCache()
+    new = tokens
+    done = torch.zeros(rows, dtype=torch.bool)
+    for _ in range(max_tokens):
+        begin = cache.length
+        columns = torch.arange(begin + new.shape[1])
+        visible = columns <= columns[begin:, None]
+        logits, keys_values = model(new, columns[begin:], visible, cache=cache)
+        cache.append(keys_values)
+        logits[:, -1, MASK_ID] = -torch.inf
+        new = torch.where(done, EOS_ID, logits[:, -1].argmax(-1))[:, None]
+        tokens = torch.cat([tokens, new], dim=1)
+        done |= new[:, 0] == EOS_ID
+        if bool(done.all()):
+            break
+    ends = [_end(row, length) for row in tokens.tolist()]
+    return Answers(tokens, length, ends)
+
+
+def _end(row: list[int], start: int) -> int:
+    return row.index(EOS_ID, start) + 1 if EOS_ID in row[start:] else len(row)
+
+
+def draw_prompts(rng: random.Random, encoder: ChatEncoder) -> Iterator[list[list[int]]]:
+    """Yield groups of training-split prompts that have one length."""
+    waiting: dict[int, list[list[int]]] = {}
+    while True:
+        prompt = encoder.prompt(tasks.draw(rng, held_out=False).question)
+        group = waiting.setdefault(len(prompt), [])
+        group.append(prompt)
+        if len(group) == ANSWERS_PER_ROUND:
+            yield waiting.pop(len(prompt))
+
+
+def draft_loss(
+    model: ReferenceModel, lora: DrafterLora, answers: Answers, block_size: int, rng: random.Random
+) -> tuple[torch.Tensor, float]:
+    """Return the loss of drafts at random places of ``answers`` and their mean acceptance.
+
+    Every draft starts from ``[seed, M, ..., M]`` with the adapter on. A position counts up to and including
+    the first rejection: the distance between drafter q and verifier p,
+    ``lam * KL(p||q) + (1 - lam) * TV(p, q)`` with ``lam = exp(-0.5 * sum min(p, q))``, at temperature 3,
+    plus cross entropy to the verifier's choice.
+    """
+    rows, length = answers.tokens.shape
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    with torch.no_grad():
+        verifier, keys_values = model(answers.tokens, torch.arange(length), causal)
+        cache = KeyValueCache()
+        cache.append(keys_values)
+    starts = torch.tensor(
+        [
+            [
+                rng.randrange(answers.prompt_length, max(end - 1, answers.prompt_length + 1))
+                for _ in range(BLOCKS_PER_ANSWER)
+            ]
+            for end in answers.ends
+        ]
+    )
+    offsets = torch.arange(block_size)
+    positions = (starts[:, :, None] + offsets).flatten(1)  # [N, K * B]
+    noisy = torch.full((rows, BLOCKS_PER_ANSWER, block_size), MASK_ID)
+    noisy[:, :, 0] = answers.tokens.gather(1, starts)
+    block = torch.arange(BLOCKS_PER_ANSWER).repeat_interleave(block_size)
+    prefix = torch.arange(length) < starts.repeat_interleave(block_size, dim=1)[:, :, None]
+    own = (block[:, None] == block).expand(rows, -1, -1)
+    hidden, _ = model(
+        noisy.flatten(1),
+        positions,
+        torch.cat([prefix, own], dim=2),
+        cache=cache,
+        lora=lora,
+        return_hidden=True,
+    )
+    hidden = hidden.unflatten(1, (BLOCKS_PER_ANSWER, block_size))[:, :, 1:]
+    targets = starts[:, :, None] + offsets[1:]
+    ends = torch.tensor(answers.ends)[:, None, None]
+    inside = targets < ends
+    targets = targets.clamp(max=length - 1)
+    truth = answers.tokens.gather(1, targets.flatten(1)).view_as(targets)
+    with torch.no_grad():
+        right = (model.diffusion_head(hidden).argmax(-1) == truth) & inside
+        accepted = right.long().cumprod(-1)
+        counted = inside & (torch.cat([torch.ones_like(accepted[..., :1]), accepted[..., :-1]], dim=-1) > 0)
+    row = torch.arange(rows)[:, None, None].expand_as(targets)[counted]
+    drafted = model.diffusion_head(hidden[counted]).float()
+    wanted = verifier[row, targets[counted] - 1].float()
+    distance = _distribution_distance(wanted, drafted)
+    entropy = functional.cross_entropy(drafted, truth[counted])
+    return distance + entropy, accepted.sum(-1).float().mean().item()
+
+
+def _distribution_distance(wanted: torch.Tensor, drafted: torch.Tensor) -> torch.Tensor:
+    p = (wanted / ACCEPTANCE_TEMPERATURE).softmax(-1)
+    log_q = (drafted / ACCEPTANCE_TEMPERATURE).log_softmax(-1)
+    q = log_q.exp()
+    share = torch.exp(-0.5 * torch.minimum(p, q).sum(-1).detach())
+    divergence = (p * (p.clamp_min(1e-9).log() - log_q)).sum(-1)
+    variation = 0.5 * (p - q).abs().sum(-1)
+    return (share * divergence + (1.0 - share) * variation).mean()
+
+
+def train_drafter(
+    model: ReferenceModel,
+    encoder: ChatEncoder,
+    *,
+    seed: int,
+    steps: int,
+    minutes: float | None = None,
+    on_step: Callable[[DraftProgress], None] | None = None,
+) -> DrafterLora:
+    """Train a drafter LoRA for ``model``, which stays as it is, for ``steps`` steps or ``minutes``."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    lora = DrafterLora.create(model.config, LORA_RANK, LORA_ALPHA, generator)
+    optimizer = torch.optim.AdamW(lora.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    rng = random.Random(seed)
+    begin, step = time.monotonic(), 0
+    for prompts in draw_prompts(rng, encoder):
+        answers = answer_greedily(model, prompts)
+        for _ in range(ROUND_REPEATS):
+            spent = (time.monotonic() - begin) / 60.0
+            fraction = max(step / steps, spent / minutes if minutes else 0.0)
+            if fraction >= 1.0:
+                return lora
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_share(fraction)
+            loss, accepted = draft_loss(model, lora, answers, model.config.block_size, rng)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(lora.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            if on_step is not None:
+                on_step(DraftProgress(step, fraction, loss.item(), accepted))
+    return lora
