@@ -148,7 +148,7 @@ def _validate_eos(config: NemotronLabsDiffusionConfig) -> None:
 def _validate_rope(rope: dict[str, Any]) -> None:
     if rope["rope_type"] not in ("yarn", "default"):
         raise _unexpected("rope_parameters.rope_type", rope["rope_type"], "'yarn' or 'default'")
-    _require_number("rope_parameters.rope_theta", rope["rope_theta"], above=1.0)
+    _require_number("rope_parameters.rope_theta", rope.get("rope_theta"), above=1.0)
     if rope["rope_type"] == "yarn":
         _require_number("rope_parameters.factor", rope.get("factor"), above=0.0)
         for field in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"):

@@ -1,7 +1,7 @@
 """The decoding options of a request, validated once into one typed object (model description, 3)."""
 
 import difflib
-import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -85,18 +85,21 @@ class DecodingOptions:
         return options
 
 
+_SHOWN_BITS = 1024
 OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(DecodingOptions))
 
 
 def _unknown_name(name: object) -> str:
     allowed = ", ".join(OPTION_NAMES)
-    close = difflib.get_close_matches(str(name), OPTION_NAMES, n=1)
+    close = difflib.get_close_matches(str(name)[:80], OPTION_NAMES, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
-    return f"field {name!r}: unknown option{hint}, expected one of {allowed}"
+    return f"field {reprlib.repr(name)}: unknown option{hint}, expected one of {allowed}"
 
 
 def _refuse(name: str, value: object, expected: str) -> OptionError:
-    return OptionError(f"field '{name}': got {value!r}, expected {expected}")
+    huge = isinstance(value, int) and value.bit_length() > _SHOWN_BITS
+    shown = "an integer too long to show" if huge else reprlib.repr(value)
+    return OptionError(f"field '{name}': got {shown}, expected {expected}")
 
 
 def _enum(kind: type[Enum]) -> Callable[[str, object, int], Enum]:
@@ -112,7 +115,7 @@ def _enum(kind: type[Enum]) -> Callable[[str, object, int], Enum]:
 
 def _threshold(name: str, value: object, max_block_size: int) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0.0 < value <= 1.0:  # type: ignore[operator,arg-type]
+    if not number or not 0.0 < value <= 1.0:  # type: ignore[operator]
         raise _refuse(name, value, "a number in (0, 1]")
     return float(value)  # type: ignore[arg-type]
 

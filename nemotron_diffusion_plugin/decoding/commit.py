@@ -38,10 +38,12 @@ class CommitRules:
                 [_KINDS.index(row.commit_rule) for row in options], dtype=torch.int64, device=device
             ),
             torch.tensor([row.threshold for row in options], dtype=torch.float32, device=device),
+            torch.tensor([_step_bound(row) for row in options], dtype=torch.int64, device=device),
             torch.tensor(
-                [row.denoising_steps or _NO_BOUND for row in options], dtype=torch.int64, device=device
+                [min(row.tokens_per_step, row.block_size) for row in options],
+                dtype=torch.int64,
+                device=device,
             ),
-            torch.tensor([row.tokens_per_step for row in options], dtype=torch.int64, device=device),
         )
 
 
@@ -88,6 +90,11 @@ def choose(
     for kind, selected in by_rule.items():
         taken = taken | (selected & (rows(rules.kind) == _KINDS.index(kind)))
     return taken.gather(1, rank) & masked
+
+
+def _step_bound(options: DecodingOptions) -> int:
+    steps = options.denoising_steps
+    return _NO_BOUND if steps is None else min(steps, options.block_size)
 
 
 def scheduled_count(step: torch.Tensor, num_masks: torch.Tensor, rules: CommitRules) -> torch.Tensor:

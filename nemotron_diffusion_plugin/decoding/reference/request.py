@@ -48,7 +48,7 @@ class Request:
 
     @property
     def block_length(self) -> int:
-        """The length of the next block: the block and its bonus fit into max_model_len; 1 is a causal step."""
+        """The next block's length: the block and its bonus fit into max_model_len; 1 is a causal step."""
         return min(self.options.block_size, self.max_model_len - 1 - self.cache.length)
 
     def prefill(self, prompt: Sequence[int]) -> None:
@@ -68,9 +68,7 @@ class Request:
         return logits[0]
 
     def causal(self, block: torch.Tensor) -> tuple[torch.Tensor, KeysValues]:
-        """C(x): the token picked after each position of int64 `block` `[n]`, and the keys and values to
-        cache.
-        """
+        """C(x): the token picked after each position of `block` `[n]`, and the new KV."""
         start, count = self.cache.length, block.shape[0]
         positions = torch.arange(start, start + count)
         logits, keys_values = self.model(block[None], positions, masks.causal(count, start), self.cache)
