@@ -1,0 +1,159 @@
+"""Acceptance in the verify forward: exact for AR and self-speculation, accept-all for the blocks of diffusion.
+
+vLLM's sampler and rejection sampler stay in charge. For the rows of a diffusion request their result is replaced:
+the drafts are what the denoise forwards committed, and only the token after the block, the next seed, is sampled. A
+block that the token budget cut short gets its next planned token instead of a sampled one, so it goes on unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+
+from nemotron_diffusion_plugin.vllm.request_table import RequestTable
+
+Resume = Callable[[np.ndarray, np.ndarray], None]
+"""Called with the slots of a step and the host's bounds on their sequence lengths, before acceptance."""
+
+
+def planned_successors(
+    table: RequestTable, index: torch.Tensor, positions: torch.Tensor, sampled: torch.Tensor
+) -> torch.Tensor:
+    """Return, for each slot, the planned token after a position, or the sampled one where none is planned.
+
+    `index`, `positions` and `sampled` are int64 `[R]`; a token is planned inside a finished block only.
+    """
+    place = positions + 1 - table.start_gpu[index]
+    inside = table.planned[index] & (place >= 1) & (place < table.blocks.length[index])
+    columns = place.clamp(0, table.blocks.tokens.shape[1] - 1)
+    return torch.where(inside, table.blocks.tokens[index, columns], sampled)
+
+
+class BlockSampler(Sampler):
+    """vLLM's sampler; a diffusion request inside a planned block gets its planned token."""
+
+    table: RequestTable
+    resume: Resume
+    last_output: SamplerOutput | None = None
+
+    @classmethod
+    def adopt(cls, sampler: Sampler, table: RequestTable, resume: Resume) -> BlockSampler:
+        """Take over the state of the sampler that the runner has built."""
+        if type(sampler) is not Sampler:
+            raise ValueError(
+                f"sampler: got {type(sampler).__name__}, expected vLLM's plain sampler; start the server without "
+                "watermarking"
+            )
+        own = cls.__new__(cls)
+        own.__dict__.update(sampler.__dict__)
+        own.table, own.resume = table, resume
+        return own
+
+    def __call__(self, logits: torch.Tensor, input_batch: Any) -> SamplerOutput:
+        """Sample one token per request, after the blocks of resumed requests are planned again."""
+        self.resume(input_batch.idx_mapping_np, input_batch.seq_lens_cpu_upper_bound.numpy())
+        self.last_output = super().__call__(logits, input_batch)
+        return self.last_output
+
+    def sample(
+        self,
+        logits: torch.Tensor,
+        expanded_idx_mapping: torch.Tensor,
+        idx_mapping: torch.Tensor,
+        idx_mapping_np: np.ndarray,
+        pos: torch.Tensor,
+        *arguments: Any,
+        **keywords: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample, then put planned tokens in place, so that logprobs are those of the token returned."""
+        sampled, processed = super().sample(
+            logits, expanded_idx_mapping, idx_mapping, idx_mapping_np, pos, *arguments, **keywords
+        )
+        if self.table.is_diffusion(idx_mapping_np).any() and len(idx_mapping_np) == sampled.shape[0]:
+            sampled = planned_successors(self.table, idx_mapping, pos, sampled)
+        return sampled, processed
+
+
+class BlockRejectionSampler(RejectionSampler):
+    """vLLM's rejection sampler; every draft of a diffusion request is accepted."""
+
+    def __init__(self, sampler: BlockSampler, speculative_config: Any, device: torch.device) -> None:
+        super().__init__(sampler, speculative_config, device)
+        self.block_sampler = sampler
+
+    def __call__(self, logits: torch.Tensor, input_batch: Any, *arguments: Any, **keywords: Any) -> SamplerOutput:
+        """Verify the drafts of all requests, after the blocks of resumed requests are planned again."""
+        self.block_sampler.resume(input_batch.idx_mapping_np, input_batch.seq_lens_cpu_upper_bound.numpy())
+        output = super().__call__(logits, input_batch, *arguments, **keywords)
+        self.block_sampler.last_output = output
+        return output
+
+    def _verify(
+        self,
+        logits: torch.Tensor,
+        draft_logits: torch.Tensor | None,
+        draft_sampled: torch.Tensor,
+        pos: torch.Tensor,
+        cu_num_logits: torch.Tensor,
+        idx_mapping: torch.Tensor,
+        idx_mapping_np: np.ndarray,
+        expanded_idx_mapping: torch.Tensor,
+        *arguments: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        processed, sampled, num_sampled = super()._verify(
+            logits,
+            draft_logits,
+            draft_sampled,
+            pos,
+            cu_num_logits,
+            idx_mapping,
+            idx_mapping_np,
+            expanded_idx_mapping,
+            *arguments,
+        )
+        diffusion = np.flatnonzero(self.block_sampler.table.is_diffusion(idx_mapping_np))
+        if len(diffusion):
+            rows = torch.from_numpy(diffusion).to(sampled.device)
+            self._accept_all(processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled)
+        return processed, sampled, num_sampled
+
+    def _accept_all(
+        self,
+        processed: torch.Tensor,
+        draft_sampled: torch.Tensor,
+        pos: torch.Tensor,
+        cu_num_logits: torch.Tensor,
+        idx_mapping: torch.Tensor,
+        rows: torch.Tensor,
+        sampled: torch.Tensor,
+        num_sampled: torch.Tensor,
+    ) -> None:
+        """Overwrite, in place, the outcome `[R, W]` of the requests `rows` by their drafts and one more token."""
+        first = cu_num_logits[rows].long()
+        last = cu_num_logits[rows + 1].long() - 1
+        column = torch.arange(sampled.shape[1], device=sampled.device)
+        source = (first[:, None] + 1 + column).clamp(max=draft_sampled.shape[0] - 1)
+        num_drafts = (last - first)[:, None]
+        slots = idx_mapping[rows]
+        states = self.sampler.sampling_states
+        bonus = gumbel_sample(
+            processed[last],
+            slots,
+            states.temperature.gpu,
+            states.seeds.gpu,
+            pos[last],
+            apply_temperature=False,
+            is_drafting=False,
+            use_fp64=self.sampler.use_fp64_gumbel,
+        )
+        bonus = planned_successors(self.block_sampler.table, slots, pos[last], bonus)
+        accepted = torch.where(column < num_drafts, draft_sampled[source].to(sampled.dtype), sampled[rows])
+        sampled[rows] = torch.where(column == num_drafts, bonus[:, None].to(sampled.dtype), accepted)
+        num_sampled[rows] = (num_drafts[:, 0] + 1).to(num_sampled.dtype)

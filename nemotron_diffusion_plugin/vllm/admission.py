@@ -1,0 +1,82 @@
+"""The admission check: an option or a combination that cannot be honoured is answered with HTTP 400."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
+
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.sampling_params import SamplingParams
+
+ADMISSION_PATH = f"{__name__}:Admission"
+
+_settings: ServerSettings | None = None
+_only_ar = False
+
+
+def configure(settings: ServerSettings, only_ar: bool) -> None:
+    """Tell this process's admission check what the server was started with.
+
+    `only_ar`: the server runs another speculator (or none), so that the other two modes do not exist.
+    """
+    global _settings, _only_ar
+    _settings, _only_ar = settings, only_ar
+
+
+class Admission(LogitsProcessor):
+    """Validates requests in the API server; it never touches logits."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Raise `OptionError` (a ValueError, answered with 400) naming field, value and what is allowed."""
+        if _settings is None:
+            return
+        options = _settings.options(sampling_params)
+        if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
+            raise OptionError(
+                f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
+                "this server was started with another speculator"
+            )
+        if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
+            refuse_meaningless_in_diffusion(sampling_params, options)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        """No request needs its logits processed."""
+        return False
+
+    def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
+        """Return the logits as they are."""
+        return logits
+
+
+def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
+    """Raise `OptionError` for sampling parameters that block diffusion cannot honour.
+
+    A block is committed by confidence and in any order, so what rewrites the distribution of the next token has no
+    defined meaning there. Temperature and seed act as in the published generator (model description, 3.2).
+    """
+    inactive = {
+        "top_p": (params.top_p, 1.0),
+        "top_k": (params.top_k if params.top_k > 0 else 0, 0),
+        "min_p": (params.min_p, 0.0),
+        "presence_penalty": (params.presence_penalty, 0.0),
+        "frequency_penalty": (params.frequency_penalty, 0.0),
+        "repetition_penalty": (params.repetition_penalty, 1.0),
+        "logit_bias": (params.logit_bias or None, None),
+        "allowed_token_ids": (params.allowed_token_ids or None, None),
+        "bad_words": (params.bad_words or None, None),
+        "structured_outputs": (params.structured_outputs, None),
+        "thinking_token_budget": (getattr(params, "thinking_token_budget", None), None),
+    }
+    for name, (value, neutral) in inactive.items():
+        if value != neutral:
+            shown = "a constraint" if name == "structured_outputs" else repr(value)
+            raise OptionError(
+                f"field '{name}': got {shown}, expected {neutral!r} with decoding_mode "
+                f"'{options.decoding_mode.value}'; use decoding_mode 'ar' or 'self_speculation'"
+            )

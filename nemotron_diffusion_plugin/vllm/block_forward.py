@@ -1,0 +1,162 @@
+"""A forward of the target over blocks in the lookahead slots, bidirectional or causal among the new tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.config.compilation import CUDAGraphMode
+from vllm.forward_context import BatchDescriptor, get_forward_context, set_forward_context
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
+from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappings_by_layer
+from vllm.v1.worker.gpu.block_table import BlockTables
+
+from nemotron_diffusion_plugin.vllm.draft_lora import ROWS
+
+
+@dataclass
+class PreparedBlocks:
+    """Everything but the token ids: it stays the same while the same blocks are denoised.
+
+    `offsets` is `[R + 1]` on the host: block r is the rows `offsets[r]` to `offsets[r + 1]`. `owner` and `local`,
+    int64 `[T]`, say for each row of the forward which block it belongs to and which place it has there.
+    """
+
+    offsets: np.ndarray
+    owner: torch.Tensor
+    local: torch.Tensor
+    positions: torch.Tensor
+    slot_mapping: dict[str, torch.Tensor]
+    attention: dict[str, Any]
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the forward."""
+        return int(self.offsets[-1])
+
+
+class BlockForward:
+    """Runs the target on blocks, with block-table and slot buffers of its own.
+
+    The runner's buffers are filled for the verify forward when a draft is due, so they are left alone.
+    """
+
+    def __init__(
+        self, vllm_config: Any, model: torch.nn.Module, block_tables: BlockTables, kv_cache_config: Any
+    ) -> None:
+        self.vllm_config = vllm_config
+        self.model = model
+        self.tables = block_tables
+        self.kv_cache_config = kv_cache_config
+        self.attn_groups: list[list[Any]] | None = None
+        self.device = block_tables.device
+        self.dtype: torch.dtype = vllm_config.model_config.dtype
+        self.max_tokens: int = vllm_config.scheduler_config.max_num_batched_tokens
+        self.count = 0
+        self._own_tables = [torch.zeros_like(table) for table in block_tables.input_block_tables]
+        self._own_table_ptrs = torch.tensor(
+            [table.data_ptr() for table in self._own_tables], dtype=torch.uint64, device=self.device
+        )
+        self._own_slots = torch.zeros_like(block_tables.slot_mappings)
+
+    @property
+    def last_position(self) -> int:
+        """The last position a block may occupy: its bonus must still fit into max_model_len."""
+        return int(self.vllm_config.model_config.max_model_len) - 2
+
+    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
+        """Split blocks of `rows` tokens each so that no forward exceeds max_num_batched_tokens."""
+        start = total = 0
+        for index, count in enumerate(rows):
+            if total + count > self.max_tokens:
+                yield slice(start, index)
+                start, total = index, 0
+            total += int(count)
+        if start < len(rows):
+            yield slice(start, len(rows))
+
+    def prepare(
+        self, index: torch.Tensor, starts: torch.Tensor, rows: np.ndarray, upper_bound: int, causal: bool
+    ) -> PreparedBlocks:
+        """Set up one forward over R blocks.
+
+        Args:
+            index: request slots, int64 `[R]` on the device.
+            starts: absolute position of each block's first token, int64 `[R]` on the device.
+            rows: tokens of each block, `[R]` on the host. Rows past `last_position` take part without being seen.
+            upper_bound: a bound on the sequence lengths, known to the host.
+            causal: causal among the new tokens, else bidirectional.
+        """
+        assert self.attn_groups is not None, "no forward has run yet"
+        offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+        np.cumsum(rows, out=offsets[1:])
+        counts = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
+        offsets_gpu = torch.from_numpy(offsets).to(self.device)
+        num_tokens = int(offsets[-1])
+        owner = torch.repeat_interleave(
+            torch.arange(len(rows), device=self.device), counts, output_size=num_tokens
+        )
+        local = torch.arange(num_tokens, device=self.device) - offsets_gpu[owner]
+        positions = starts[owner] + local
+        outside = positions > self.last_position
+        positions.clamp_(max=self.last_position)
+        seq_lens = (starts + counts).clamp_(max=self.last_position + 1).to(torch.int32)
+        tables = self.tables.gather_block_tables(
+            index,
+            num_reqs_padded=len(rows),
+            out=tuple(self._own_tables),
+            out_ptrs=self._own_table_ptrs,
+        )
+        slots = self.tables.compute_slot_mappings(
+            index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
+        )
+        slots = slots.masked_fill(outside, PAD_SLOT_ID)
+        attention = build_attn_metadata(
+            attn_groups=self.attn_groups,
+            num_reqs=len(rows),
+            num_tokens=num_tokens,
+            query_start_loc_gpu=offsets_gpu,
+            query_start_loc_cpu=torch.from_numpy(offsets),
+            max_query_len=int(max(rows)),
+            seq_lens=seq_lens,
+            max_seq_len=min(upper_bound, self.last_position + 1),
+            block_tables=tables,
+            slot_mappings=slots,
+            kv_cache_config=self.kv_cache_config,
+            causal=causal,
+        )
+        by_layer = build_slot_mappings_by_layer(slots, self.kv_cache_config)
+        return PreparedBlocks(offsets, owner, local, positions, by_layer, attention)
+
+    def run(
+        self, blocks: PreparedBlocks, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the hidden states `[T, hidden_size]` of int token ids `[T]`.
+
+        `lora_rows` (`[T, 1]`, the model's dtype) is 1 where the drafter LoRA applies; None leaves it off.
+        """
+        self.count += 1
+        context = set_forward_context(
+            blocks.attention,
+            self.vllm_config,
+            num_tokens=blocks.num_tokens,
+            cudagraph_runtime_mode=CUDAGraphMode.NONE,
+            slot_mapping=blocks.slot_mapping,
+            batch_descriptor=BatchDescriptor(num_tokens=blocks.num_tokens),
+        )
+        with context:
+            if lora_rows is not None:
+                get_forward_context().additional_kwargs[ROWS] = lora_rows
+            return self.model(input_ids=token_ids.to(torch.int32), positions=blocks.positions)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits `[T, V]` of hidden states `[T, hidden_size]`, in the model's dtype."""
+        return self.model.compute_logits(hidden)
+
+    def take_count(self) -> int:
+        """Forwards run since the last call."""
+        count, self.count = self.count, 0
+        return count

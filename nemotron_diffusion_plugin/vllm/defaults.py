@@ -1,0 +1,93 @@
+"""What a plain `vllm serve MODEL` is given: the speculator, the scheduler, the admission check."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.vllm import admission, metrics
+from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
+from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+
+SCHEDULER_PATH = "nemotron_diffusion_plugin.vllm.scheduler.make_scheduler"
+
+logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
+
+
+class ServingDefaults(VerifyAndUpdateConfig):
+    """Serving defaults of the architecture; what the user set explicitly stays."""
+
+    @classmethod
+    def verify_and_update_config(cls, vllm_config: Any) -> None:
+        """Set up block drafting unless the user brought another speculator.
+
+        Raises `OptionError` for a bad `--additional-config` and ValueError for an engine set-up that cannot work.
+        """
+        from nemotron_diffusion_plugin.vllm.registration import summary
+
+        model_config = vllm_config.model_config
+        settings = ServerSettings.read(model_config.hf_config.block_size, vllm_config.additional_config)
+        if vllm_config.speculative_config is None and settings.block_size > 1:
+            vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
+        ours = uses_block_speculator(vllm_config)
+        admission.configure(settings, only_ar=not ours)
+        processors = list(model_config.logits_processors or [])
+        if admission.ADMISSION_PATH not in processors:
+            model_config.logits_processors = [*processors, admission.ADMISSION_PATH]
+        if ours:
+            _prepare_engine(vllm_config, settings)
+            metrics.export(vllm_config)
+            logger.info(
+                "Nemotron-Labs-Diffusion: default mode %s, block %d, %s",
+                settings.defaults.decoding_mode.value,
+                settings.defaults.block_size,
+                summary(),
+            )
+
+
+def _speculative_config(vllm_config: Any, block_size: int) -> Any:
+    from vllm.config import SpeculativeConfig
+
+    speculative = SpeculativeConfig(
+        target_model_config=vllm_config.model_config,
+        target_parallel_config=vllm_config.parallel_config,
+        method="custom_class",
+        model="nemotron_diffusion_plugin.vllm.speculator.BlockSpeculator",
+        num_speculative_tokens=block_size - 1,
+    )
+    # A name of its own keeps every other custom_class speculator out of our patches.
+    speculative.method = SPECULATIVE_METHOD
+    return speculative
+
+
+def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise ValueError(
+            "pipeline_parallel_size: got "
+            f"{vllm_config.parallel_config.pipeline_parallel_size}, expected 1: drafts need the whole model in one "
+            "stage; use --tensor-parallel-size"
+        )
+    if not vllm_config.use_v2_model_runner:
+        raise ValueError(
+            "Nemotron-Labs-Diffusion needs vLLM's model runner V2, which needs Triton. On a CPU start it with "
+            "`make serve` (docs/structure.md says why); otherwise unset VLLM_USE_V2_MODEL_RUNNER."
+        )
+    scheduler_config = vllm_config.scheduler_config
+    if scheduler_config.scheduler_cls is None:
+        scheduler_config.scheduler_cls = SCHEDULER_PATH
+    if vllm_config.attention_config.backend is None:
+        vllm_config.attention_config.use_non_causal = True
+    rows = scheduler_config.max_num_seqs * settings.defaults.block_size
+    drafting = settings.defaults.decoding_mode is not DecodingMode.AR
+    if drafting and rows > scheduler_config.max_num_batched_tokens:
+        logger.warning(
+            "max_num_batched_tokens=%d is less than max_num_seqs=%d times the block of %d: under full load some "
+            "requests wait for others. Raise --max-num-batched-tokens to %d or lower --max-num-seqs.",
+            scheduler_config.max_num_batched_tokens,
+            scheduler_config.max_num_seqs,
+            settings.defaults.block_size,
+            rows,
+        )

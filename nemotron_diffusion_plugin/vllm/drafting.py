@@ -1,0 +1,173 @@
+"""Drafting: one bidirectional forward for self-speculation, denoise forwards until no mask is left for diffusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from nemotron_diffusion_plugin.decoding import noise
+from nemotron_diffusion_plugin.decoding.commit import choose
+from nemotron_diffusion_plugin.decoding.pick import RowNoise, pick
+from nemotron_diffusion_plugin.decoding.stop import ends_block
+from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
+from nemotron_diffusion_plugin.vllm.request_table import NO_TOKEN, BlockPhase, RequestTable
+
+UNBOUNDED = 0
+
+
+@dataclass
+class DraftResult:
+    """The picks of the first forward for the speculating slots, int64 `[R, B]`, and the slots whose block is finished."""
+
+    drafts: torch.Tensor | None = None
+    finished: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Chunk:
+    rows: slice
+    blocks: PreparedBlocks
+    lora_rows: torch.Tensor | None
+
+
+@dataclass
+class _Group:
+    """The slots that share the next forward, the first `num_speculating` of them speculating."""
+
+    slots: np.ndarray
+    index: torch.Tensor
+    num_speculating: int
+    chunks: list[_Chunk]
+
+
+class Drafter:
+    """Runs bidirectional forwards for the blocks of a `RequestTable`.
+
+    Self-speculation never waits for the device. Diffusion reads one flag per block and forward, because the number of
+    denoise steps is decided by the model.
+    """
+
+    def __init__(self, table: RequestTable, forward: BlockForward, seeds: torch.Tensor) -> None:
+        self.table = table
+        self.forward = forward
+        self.seeds = seeds
+
+    def run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
+        """Draft for the `speculating` slots and go on with every unfinished block, for at most `bound` forwards.
+
+        The blocks of the slots are laid out in the table. `upper_bound` bounds the sequence lengths of the speculating
+        slots. `bound` is kept to whole denoise steps, at least one; `UNBOUNDED` finishes every block.
+        """
+        result = DraftResult()
+        begun = self.forward.count
+        group: _Group | None = None
+        while True:
+            denoising = np.flatnonzero(self.table.phase == BlockPhase.DENOISING)
+            slots = np.concatenate([speculating, denoising])
+            if not len(slots):
+                return result
+            if group is None or not np.array_equal(group.slots, slots):
+                group = self._group(slots, len(speculating), upper_bound)
+            picked, confidence = self._pick(group)
+            if len(speculating):
+                result.drafts = picked[: len(speculating)]
+                speculating = speculating[:0]
+            result.finished += self._commit(group, picked, confidence)
+            if bound and self.forward.count - begun >= bound:
+                return result
+
+    def _group(self, slots: np.ndarray, num_speculating: int, upper_bound: int) -> _Group:
+        table = self.table
+        index = torch.from_numpy(slots).to(table.device)
+        starts = table.start_gpu[index]
+        denoising = slots[num_speculating:]
+        if len(denoising):
+            upper_bound = max(upper_bound, int((table.start + table.block_size)[denoising].max()))
+        rows = table.block_size[slots]
+        chunks = [
+            _Chunk(
+                part,
+                self.forward.prepare(index[part], starts[part], rows[part], upper_bound, causal=False),
+                self._lora_rows(slots[part], rows[part]),
+            )
+            for part in self.forward.chunks(rows)
+        ]
+        return _Group(slots, index, num_speculating, chunks)
+
+    def _lora_rows(self, slots: np.ndarray, rows: np.ndarray) -> torch.Tensor | None:
+        active = self.table.draft_lora[slots]
+        if not active.any():
+            return None
+        flags = torch.from_numpy(np.repeat(active, rows).astype(np.float32))
+        return flags[:, None].to(self.table.device, self.forward.dtype)
+
+    def _pick(self, group: _Group) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward of the group: picked tokens int64 `[R, B]` and confidences float32 `[R, B]`, 0 past a block."""
+        tokens = self.table.blocks.tokens[group.index]
+        picked, confidence = torch.zeros_like(tokens), tokens.new_zeros(tokens.shape, dtype=torch.float32)
+        for chunk in group.chunks:
+            blocks = chunk.blocks
+            hidden = self.forward.run(
+                blocks, tokens[chunk.rows][blocks.owner, blocks.local], chunk.lora_rows
+            )
+            logits = self.forward.logits(hidden)
+            self._ban_early_stops(group, chunk, logits)
+            temperature, uniform = self._sampling(group, chunk, logits.shape[1])
+            ids, sure = pick(logits, self.table.mask_token_id, temperature, uniform)
+            picked[chunk.rows][blocks.owner, blocks.local] = ids
+            confidence[chunk.rows][blocks.owner, blocks.local] = sure
+        return picked, confidence
+
+    def _sampling(
+        self, group: _Group, chunk: _Chunk, vocab: int
+    ) -> tuple[torch.Tensor | None, RowNoise | None]:
+        """Temperatures and noise of a chunk; drafts of self-speculation are always the most likely token."""
+        slots = group.slots[chunk.rows]
+        temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
+        if not temperature.any():
+            return None, None
+        blocks, index = chunk.blocks, group.index[chunk.rows]
+        seeds = self.seeds[index][blocks.owner]
+        steps = self.table.blocks.step[index][blocks.owner] + 1
+        by_row = torch.from_numpy(temperature).to(self.table.device)[blocks.owner]
+
+        def uniform(part: slice) -> torch.Tensor:
+            return noise.uniform(seeds[part], blocks.positions[part], steps[part], vocab)
+
+        return by_row, uniform
+
+    def _ban_early_stops(self, group: _Group, chunk: _Chunk, logits: torch.Tensor) -> None:
+        """Stop tokens are no choice before the request's `min_tokens`-th token."""
+        slots = group.slots[chunk.rows]
+        table = self.table
+        banned = np.clip(table.banned_until[slots] - table.start[slots], 0, table.block_size[slots])
+        banned[~table.is_diffusion(slots)] = 0
+        for row in np.flatnonzero(banned):
+            first = int(chunk.blocks.offsets[row])
+            stop_ids = table.stop_ids[int(slots[row])]
+            stop_ids = stop_ids[stop_ids != NO_TOKEN]
+            logits[first : first + int(banned[row])].index_fill_(1, stop_ids, -torch.inf)
+
+    def _commit(self, group: _Group, picked: torch.Tensor, confidence: torch.Tensor) -> list[int]:
+        """Commit on the denoising rows; returns the slots whose block is finished."""
+        denoising = group.slots[group.num_speculating :]
+        skipped = group.num_speculating
+        if not len(denoising):
+            return []
+        table = self.table
+        index = group.index[skipped:]
+        blocks = table.read_blocks(index)
+        chosen = choose(
+            confidence[skipped:], blocks.masked, blocks.step, blocks.length - 1, table.rules_of(index)
+        )
+        blocks.commit(picked[skipped:], chosen)
+        table.write_blocks(index, blocks)
+        table.steps[denoising] += 1
+        stops = table.is_stop(index, blocks.tokens) & ~blocks.masked & blocks.in_block
+        done = (blocks.finished | ends_block(blocks.tokens, blocks.masked, stops)).cpu().numpy()
+        finished = denoising[done]
+        table.phase[finished] = BlockPhase.PLANNED
+        table.planned[torch.from_numpy(finished).to(table.device)] = True
+        return [int(slot) for slot in finished]

@@ -1,0 +1,13 @@
+"""How every process recognises that our speculator is in charge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SPECULATIVE_METHOD = "nemotron_diffusion"
+
+
+def uses_block_speculator(vllm_config: Any) -> bool:
+    """Whether this engine's speculative config names our speculator (not Eagle3, n-gram or another one)."""
+    speculative = vllm_config.speculative_config
+    return speculative is not None and speculative.method == SPECULATIVE_METHOD

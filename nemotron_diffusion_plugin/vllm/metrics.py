@@ -1,0 +1,80 @@
+"""Prometheus counters of the three modes, on the server's own `/metrics` page."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.vllm.board import BoardReader
+
+logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
+
+KINDS = ("prefill", "draft", "denoise", "verify")
+_PER_MODE = {
+    "requests": "Requests that produced their first token.",
+    "generated_tokens": "Tokens returned to clients, the first one of each request included.",
+    "cycles": "Verify forwards with drafts: cycles of self-speculation, blocks of diffusion.",
+    "accepted_drafts": "Drafts that a verify forward accepted; blocks of diffusion count none.",
+}
+
+_collector: Collector | None = None
+
+
+class ModeCollector(Collector):
+    """Reads the engine's counters whenever the page is asked for."""
+
+    def __init__(self, reader: BoardReader, model_name: str) -> None:
+        self._reader = reader
+        self._model_name = model_name
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Yield the counters; `forwards` counts, for each request, the forwards it took part in."""
+        forwards = CounterMetricFamily(
+            "nemotron_diffusion:forwards",
+            "Forwards by kind and decoding mode, summed over requests.",
+            labels=["model_name", "decoding_mode", "kind"],
+        )
+        for mode in DecodingMode:
+            for kind in KINDS:
+                value = self._reader.value(f"{kind}_forwards", mode)
+                forwards.add_metric([self._model_name, mode.value, kind], value)
+        yield forwards
+        for name, text in _PER_MODE.items():
+            family = CounterMetricFamily(
+                f"nemotron_diffusion:{name}", text, labels=["model_name", "decoding_mode"]
+            )
+            for mode in DecodingMode:
+                family.add_metric([self._model_name, mode.value], self._reader.value(name, mode))
+            yield family
+        engine = CounterMetricFamily(
+            "nemotron_diffusion:engine_forwards",
+            "Forwards of the whole batch by attention among the new tokens.",
+            labels=["model_name", "attention"],
+        )
+        for attention in ("causal", "bidirectional"):
+            engine.add_metric([self._model_name, attention], self._reader.value(f"{attention}_forwards"))
+        yield engine
+
+
+def export(vllm_config: Any) -> None:
+    """Show this engine's counters on `/metrics`; one API server only, as the file belongs to one engine."""
+    global _collector
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        logger.warning("nemotron_diffusion:* metrics are not exported with more than one API server")
+        return
+    if _collector is not None:
+        with contextlib.suppress(KeyError):
+            REGISTRY.unregister(_collector)
+    model_name = vllm_config.model_config.served_model_name
+    if isinstance(model_name, list):
+        model_name = model_name[0]
+    _collector = ModeCollector(BoardReader(vllm_config), str(model_name))
+    REGISTRY.register(_collector)

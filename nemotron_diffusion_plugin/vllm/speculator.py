@@ -1,0 +1,236 @@
+"""The speculator whose drafter is the target itself: what to draft after each verify forward, and for whom."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from nemotron_diffusion_patches.vllm import step_report as step_report_patch
+from vllm.config.compilation import CUDAGraphMode
+from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
+from vllm.v1.worker.gpu.states import RequestState
+
+from nemotron_diffusion_plugin.decoding.block import BlockState
+from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
+from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
+from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.vllm.replay import BlockReplay
+from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase, RequestTable
+from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.step_report import StepReport
+
+
+_speculators: weakref.WeakValueDictionary[int, BlockSpeculator] = weakref.WeakValueDictionary()
+
+
+def speculator_of(vllm_config: Any) -> BlockSpeculator:
+    """The speculator the runner has built for this engine; the model state gets no other way to it."""
+    return _speculators[id(vllm_config)]
+
+
+class BlockSpeculator(BaseSpeculator):
+    """Serves the three modes as draft policies of one engine step: verify, then draft.
+
+    AR requests get no drafts, self-speculation one bidirectional forward, diffusion as many as its commit rule needs.
+    Next to requests of another mode a denoise loop is cut into pieces of `denoise_forwards`, and the scheduler leaves
+    the unfinished requests out until their block is done, so that nobody waits for a whole block.
+    """
+
+    supports_mm_inputs = False
+    draft_logits = None
+    pcp_manager = None
+    enable_adaptive_verification = False
+
+    def __init__(self, vllm_config: Any, device: torch.device, req_states: RequestState) -> None:
+        self.vllm_config = vllm_config
+        self.device = device
+        self.req_states = req_states
+        self.settings = ServerSettings.of(vllm_config)
+        self.num_drafts = self.settings.block_size - 1
+        self.reads_flags = device.type == "cpu"
+        self.table = RequestTable(
+            self.settings,
+            vllm_config.scheduler_config.max_num_seqs,
+            vllm_config.model_config.hf_config.mask_token_id,
+            device,
+        )
+        self._report = StepReport()
+        _speculators[id(vllm_config)] = self
+        step_report_patch.patch(_take_report).apply()
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of a request; the engine may lower it while it sizes the KV cache."""
+        return int(self.vllm_config.model_config.max_model_len)
+
+    def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
+        """Draft forwards run eagerly or compiled, outside CUDA graphs."""
+
+    def capture(self) -> None:
+        """Nothing to capture."""
+
+    def attach_sampler(self, sampler: Any) -> tuple[BlockSampler, BlockRejectionSampler]:
+        """Build the samplers that accept diffusion blocks; called once, after the model is loaded."""
+        self.sampler = BlockSampler.adopt(sampler, self.table, self._resume)
+        speculative_config = self.vllm_config.speculative_config
+        return self.sampler, BlockRejectionSampler(self.sampler, speculative_config, self.device)
+
+    def attach_forward(self, forward: BlockForward) -> None:
+        """Take the forward over the KV cache; called once the cache exists, and again when it is rebuilt."""
+        self.forward = forward
+        self.drafter = Drafter(self.table, forward, self.sampler.sampling_states.seeds.gpu)
+        self.replay = BlockReplay(self.table, forward, self.req_states)
+
+    def take_report(self) -> StepReport:
+        """What was denoised since the last report."""
+        report, self._report = self._report, StepReport()
+        report.bidirectional_forwards = self.forward.take_count()
+        denoising = np.flatnonzero(self.table.phase == BlockPhase.DENOISING)
+        report.denoising = frozenset(self.req_states.index_to_req_id[int(slot)] for slot in denoising)
+        return report
+
+    def finish_scheduled(self, input_batch: Any) -> None:
+        """Before a verify forward: finish blocks that are scheduled though they still hold masks."""
+        late = self.table.phase[input_batch.idx_mapping_np] == BlockPhase.DENOISING
+        if not late.any() or input_batch.num_draft_tokens_per_req is None:
+            return
+        self._run(np.empty(0, dtype=np.int64), 0, UNBOUNDED)
+        for row in np.flatnonzero(late):
+            count = int(input_batch.num_draft_tokens_per_req[row])
+            end = int(input_batch.query_start_loc_np[row + 1])
+            drafts = self.req_states.draft_tokens[int(input_batch.idx_mapping_np[row]), :count]
+            input_batch.input_ids[end - count : end] = drafts.to(input_batch.input_ids.dtype)
+
+    @torch.inference_mode()
+    def propose(
+        self,
+        input_batch: Any,
+        attn_metadata: Any,
+        slot_mappings: Any,
+        last_hidden_states: torch.Tensor,
+        aux_hidden_states: Any,
+        num_sampled: torch.Tensor,
+        num_rejected: torch.Tensor,
+        last_sampled: torch.Tensor,
+        next_prefill_tokens: torch.Tensor,
+        temperature: torch.Tensor,
+        seeds: torch.Tensor,
+        dp_sync_state: Any = None,
+        dummy_run: bool = False,
+        skip_attn_for_dummy_run: bool = False,
+        mm_inputs: Any = None,
+        is_profile: bool = False,
+        num_speculative_tokens: int | None = None,
+    ) -> torch.Tensor:
+        """Return the drafts of each request of the batch, int64 `[num_reqs, K]`; unused places hold 0."""
+        drafts = torch.zeros(input_batch.num_reqs, self.num_drafts, dtype=torch.int64, device=self.device)
+        if dummy_run:
+            return drafts
+        slots = input_batch.idx_mapping_np[: input_batch.num_reqs].astype(np.int64)
+        ends = input_batch.seq_lens_cpu_upper_bound.numpy()[: input_batch.num_reqs].astype(np.int64)
+        drafting = (ends >= self.req_states.prefill_len.np[slots]) & (self.table.block_size[slots] > 1)
+        drafting &= ends < self.max_model_len - 1
+        self._hand_out_rest(slots, ends, drafting, drafts)
+        drafting &= ~self._known_finished(slots, drafting, num_sampled)
+        self._begin_blocks(slots[drafting], ends[drafting], last_sampled)
+        speculating = np.flatnonzero(drafting & (self.table.mode[slots] == SELF_SPECULATION))
+        self._lay_out_speculation(slots[speculating], last_sampled)
+        others = (self.table.mode[slots] != DIFFUSION).any()
+        bound = self.settings.denoise_forwards if others else UNBOUNDED
+        upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
+        picked = self._run(slots[speculating], upper_bound, bound)
+        if picked is not None:
+            drafts[torch.from_numpy(speculating).to(self.device)] = picked[:, 1:]
+        self._collect_finished(slots, drafts)
+        return drafts
+
+    def _hand_out_rest(
+        self, slots: np.ndarray, ends: np.ndarray, drafting: np.ndarray, drafts: torch.Tensor
+    ) -> None:
+        """A block that the token budget cut short goes on with the rest of its plan; its row drafts nothing new."""
+        place = ends - self.table.start[slots]
+        planned = (self.table.phase[slots] == BlockPhase.PLANNED) & (place > 0)
+        inside = drafting & planned & (place < self._block_lengths(slots))
+        for row in np.flatnonzero(inside):
+            rest = self.table.blocks.tokens[int(slots[row]), int(place[row]) + 1 :]
+            drafts[row, : rest.shape[0]] = rest
+        drafting &= ~inside
+
+    def _block_lengths(self, slots: np.ndarray) -> np.ndarray:
+        last = self.max_model_len - 2
+        return np.clip(last + 1 - self.table.start[slots], 1, self.table.block_size[slots])
+
+    def _known_finished(
+        self, slots: np.ndarray, drafting: np.ndarray, num_sampled: torch.Tensor
+    ) -> np.ndarray:
+        """Which requests have ended with the tokens just sampled, as far as the host may know without waiting.
+
+        A self-speculating request that has ended is drafted for once more where the host runs ahead of the device.
+        """
+        unknown = np.zeros(len(slots), dtype=bool)
+        diffusion = self.table.mode[slots] == DIFFUSION
+        if not drafting.any() or not (self.reads_flags or (drafting & diffusion).any()):
+            return unknown
+        index = torch.from_numpy(slots).to(self.device)
+        output = self.sampler.last_output
+        assert output is not None
+        sampled = output.sampled_token_ids
+        real = torch.arange(sampled.shape[1], device=self.device) < num_sampled[:, None]
+        stopped = (self.table.is_stop(index, sampled.long()) & real).any(dim=1)
+        ended = stopped | (self.req_states.total_len.gpu[index] >= self.table.limit[index])
+        return ended.cpu().numpy()
+
+    def _begin_blocks(self, slots: np.ndarray, ends: np.ndarray, last_sampled: torch.Tensor) -> None:
+        """Start the next block of diffusion requests; every draft was accepted, so the host knows its position."""
+        diffusion = self.table.mode[slots] == DIFFUSION
+        if diffusion.any():
+            slots, ends = slots[diffusion], ends[diffusion]
+            seeds = last_sampled[torch.from_numpy(slots).to(self.device), 0]
+            self.table.begin_blocks(slots, ends, seeds, self.max_model_len - 2)
+
+    def _lay_out_speculation(self, slots: np.ndarray, last_sampled: torch.Tensor) -> None:
+        """Put `[seed, mask, ...]` into the table behind the device's own count of computed tokens."""
+        if not len(slots):
+            return
+        index = torch.from_numpy(slots).to(self.device)
+        sizes = torch.from_numpy(self.table.block_size[slots].astype(np.int64)).to(self.device)
+        blocks = BlockState.start(
+            last_sampled[index, 0], sizes, self.settings.block_size, self.table.mask_token_id
+        )
+        self.table.write_blocks(index, blocks)
+        self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
+
+    def _run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> torch.Tensor | None:
+        result = self.drafter.run(speculating, upper_bound, bound)
+        for slot in result.finished:
+            request = self.req_states.index_to_req_id[slot]
+            self._report.denoise_steps[request] = int(self.table.steps[slot])
+            self.req_states.draft_tokens[slot] = self.table.blocks.tokens[slot, 1:]
+        return result.drafts
+
+    def _collect_finished(self, slots: np.ndarray, drafts: torch.Tensor) -> None:
+        """The runner writes `drafts` back for the whole batch: put in what finished blocks already hold."""
+        place = self.table.phase[slots] == BlockPhase.PLANNED
+        fresh = place & (self.table.mode[slots] == DIFFUSION) & self._just_finished(slots)
+        rows = torch.from_numpy(np.flatnonzero(fresh)).to(self.device)
+        if len(rows):
+            drafts[rows] = self.req_states.draft_tokens[torch.from_numpy(slots[fresh]).to(self.device)]
+
+    def _just_finished(self, slots: np.ndarray) -> np.ndarray:
+        finished = {self.req_states.req_id_to_index.get(request) for request in self._report.denoise_steps}
+        return np.isin(slots, [slot for slot in finished if slot is not None])
+
+    def _resume(self, slots: np.ndarray, ends: np.ndarray) -> None:
+        """Before acceptance: plan the block again that a preempted diffusion request was in."""
+        diffusion = self.table.is_diffusion(slots) & (self.table.phase[slots] == BlockPhase.NONE)
+        prefill = self.req_states.prefill_len.np[slots]
+        replayed = diffusion & (prefill > self.table.prompt_len[slots]) & (ends[: len(slots)] == prefill)
+        if replayed.any():
+            self.replay.plan(slots[replayed].astype(np.int64), prefill[replayed], self._run)
+
+
+def _take_report(runner: Any) -> StepReport | None:
+    speculator = runner.speculator
+    return speculator.take_report() if isinstance(speculator, BlockSpeculator) else None
