@@ -38,7 +38,7 @@ class DraftProgress:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Prompts of one length and their greedy answers: ``tokens`` int64[N, P + A]; ``ends`` is past each EOS."""
+    """Prompts of one length and their greedy answers: ``tokens`` int64[N, P + A]; ``ends`` past each EOS."""
 
     tokens: torch.Tensor
     prompt_length: int

@@ -40,7 +40,7 @@ def train_tiny(
 ) -> dict[str, dict[str, Score]]:
     """Train the tiny model into the folder ``output`` and return its held-out scores.
 
-    ``minutes`` bounds the training time and shrinks both phases to fit; without it the numbers of steps alone
+    ``minutes`` bounds the training time and shrinks both phases to fit; without it the numbers of steps
     decide. A provisional checkpoint without adapter is written every few minutes. ``on_report`` receives lines
     of text; a progress bar is drawn on a terminal. Returns scores[variant][category]; empty for
     ``eval_per_category`` 0.
