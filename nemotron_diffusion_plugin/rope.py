@@ -14,13 +14,14 @@ def yarn_inv_freq(head_dim: int, rope_parameters: Mapping[str, Any]) -> torch.Te
     below 1), and in between both are mixed linearly. `rope_type` "default" means no scaling.
     """
     theta = float(rope_parameters["rope_theta"])
-    plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    wavelengths = theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    plain = 1.0 / wavelengths
     if rope_parameters.get("rope_type", "default") == "default":
         return plain
     low, high = yarn_ramp(head_dim, rope_parameters)
     index = torch.arange(head_dim // 2, dtype=torch.float32)
-    interpolated_share = ((index - low) / max(high - low, 1e-3)).clamp(0.0, 1.0)
-    return plain / float(rope_parameters["factor"]) * interpolated_share + plain * (1.0 - interpolated_share)
+    kept = 1.0 - ((index - low) / max(high - low, 1e-3)).clamp(0.0, 1.0)
+    return 1.0 / (float(rope_parameters["factor"]) * wavelengths) * (1.0 - kept) + plain * kept
 
 
 def yarn_ramp(head_dim: int, rope_parameters: Mapping[str, Any]) -> tuple[int, int]:
