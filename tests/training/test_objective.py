@@ -57,9 +57,7 @@ def test_blocks_are_aligned_to_the_answer_or_start_anywhere_in_it() -> None:
     cuts = [cut_blocks(CONVERSATION, 4, rng) for _ in range(100)]
     assert {blocks[0].start for blocks in cuts} == {3, 4, 5, 6}
     for blocks in cuts:
-        assert [b.start - a.start for a, b in itertools.pairwise(blocks)] == [4] * (
-            len(blocks) - 1
-        )
+        assert [b.start - a.start for a, b in itertools.pairwise(blocks)] == [4] * (len(blocks) - 1)
         for block in blocks:
             text = CONVERSATION.tokens[block.start : block.start + 4]
             assert block.clean == text + [EOS] * (4 - len(text))
