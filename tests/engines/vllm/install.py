@@ -3,13 +3,15 @@
 
 Two layers, both in the user's cache folder and never in the source tree:
 
-* an **engine environment** with vLLM and the tools, shared by all checkouts, named by a hash of everything that decides its
-  content. It is built under a lock and marked complete as the last step; one without the mark is built anew.
-* a thin **checkout environment** on top, which holds only this checkout, installed editable, so that entry points and
-  the `nemotron-diffusion` command are those of this checkout and not those of another one.
+* an **engine environment** with vLLM and the tools, shared by all checkouts, named by a hash of everything
+  that decides its content. It is built under a lock and marked complete as the last step; one without the
+  mark is built anew.
+* a thin **checkout environment** on top, which holds only this checkout, installed editable, so that entry
+  points and the `nemotron-diffusion` command are those of this checkout and not those of another one.
 
-A machine with an NVIDIA GPU gets the official vLLM, any other one the pinned CPU build of `requirements-cpu.txt`.
-Runs on any Python >= 3.8 without third-party packages; repeated runs take well under a second.
+A machine with an NVIDIA GPU gets the official vLLM, any other one the pinned CPU build of
+`requirements-cpu.txt`. Runs on any Python >= 3.8 without third-party packages; repeated runs take well under
+a second.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Sequence
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
@@ -44,7 +46,9 @@ class SetupError(Exception):
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where nvidia-smi lists one")
-    parser.add_argument("--remove", action="store_true", help="remove this checkout's thin environment instead")
+    parser.add_argument(
+        "--remove", action="store_true", help="remove this checkout's thin environment instead"
+    )
     arguments = parser.parse_args()
     device = arguments.device or detect_device()
     if arguments.remove:
@@ -83,7 +87,7 @@ def detect_device() -> str:
 
 
 def find_python(versions: Sequence[str]) -> tuple[str, str]:
-    """Return (executable, version) of the first wanted Python on PATH that has `venv`; $PYTHON is tried first.
+    """Return (executable, version) of the first wanted Python that has `venv`: $PYTHON, then those on PATH.
 
     Raises:
         SetupError: none of `versions` is installed.
@@ -99,22 +103,22 @@ def find_python(versions: Sequence[str]) -> tuple[str, str]:
             return found, answer.stdout.strip()
     raise SetupError(
         f"found no Python {' or '.join(versions)} with the module venv. Install it "
-        "(Debian: apt-get install python3.11 python3.11-venv) or name one: PYTHON=/path/to/python3.11 make setup"
+        "(Debian: apt-get install python3.11-venv) or name one: PYTHON=/path/to/python3.11 make setup"
     )
 
 
 def cache_folder() -> Path:
-    """Return the folder that holds the environments: $XDG_CACHE_HOME (default ~/.cache)/nemotron-diffusion."""
+    """Return the folder of the environments: $XDG_CACHE_HOME (default ~/.cache)/nemotron-diffusion."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root).expanduser().resolve() / "nemotron-diffusion"
 
 
 def engine_name(device: str, python_version: str) -> str:
-    """Return the engine environment's name, which changes with the machine, the Python and every pinned requirement."""
+    """Return the engine environment's name; it changes with the machine, the Python and every requirement."""
     content = hashlib.sha256()
     for part in (RECIPE, platform.machine(), python_version, device):
         content.update(part.encode() + b"\0")
-    for file in (requirements(device), TOOLS, HERE / "alias_wheel.py"):
+    for file in (requirements(device), TOOLS):
         content.update(file.read_bytes() + b"\0")
     return f"vllm-{device}-py{python_version}-{content.hexdigest()[:12]}"
 
@@ -162,7 +166,7 @@ def check_machine(device: str) -> None:
     """Refuse early where no CPU build of vLLM exists."""
     if device == "cpu" and (platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux"):
         raise SetupError(
-            f"the CPU build of vLLM used here exists for Linux on x86-64 only, this is {platform.system()} on "
+            f"the CPU build of vLLM exists for Linux on x86-64 only, this is {platform.system()} on "
             f"{platform.machine()}. `make test-unit` works in any environment with `pip install -e '.[dev]'`"
         )
 
@@ -180,7 +184,16 @@ def build_checkout(environment: Path, engine: Path, state: str) -> None:
     packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
     (packages / "engine.pth").write_text(f"import site; site.addsitedir({engine_packages!r})\n")
     run(
-        *(engine_python, "-m", "pip", "--python", python, "install", "--disable-pip-version-check", "--quiet"),
+        *(
+            engine_python,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--disable-pip-version-check",
+            "--quiet",
+        ),
         *("--no-deps", "--no-build-isolation", "--no-index", "--editable", CHECKOUT),
         log=log,
     )
@@ -220,12 +233,18 @@ def run(*command: object, log: Path) -> None:
 def capture(*command: object) -> str:
     """Run a command and return what it prints, without surrounding white space."""
     words = [str(word) for word in command]
-    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment()).stdout.strip()
+    return subprocess.run(
+        words, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment()
+    ).stdout.strip()
 
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without the variables that would let another Python's packages in."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
 
 
 def read(file: Path) -> str | None:

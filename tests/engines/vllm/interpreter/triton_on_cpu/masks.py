@@ -1,7 +1,7 @@
 """Lets the interpreter take integer masks, as Triton's compiler does.
 
-vLLM's grammar bitmask kernel loads and stores under an int32 mask. Triton 3.9's interpreter rejects it with "mask has
-unsupported dtype". Not needed once the interpreter converts masks itself.
+vLLM's grammar bitmask kernel loads and stores under an int32 mask. Triton 3.9's interpreter rejects it with
+"mask has unsupported dtype". Not needed once the interpreter converts masks itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def accept_integer_masks() -> None:
     if getattr(InterpreterBuilder, _MARK, False):
         return
     InterpreterBuilder.create_masked_load = _with_bool_mask(InterpreterBuilder.create_masked_load, position=1)
-    InterpreterBuilder.create_masked_store = _with_bool_mask(InterpreterBuilder.create_masked_store, position=2)
+    InterpreterBuilder.create_masked_store = _with_bool_mask(
+        InterpreterBuilder.create_masked_store, position=2
+    )
     setattr(InterpreterBuilder, _MARK, True)
 
 

@@ -1,1 +1,1 @@
-"""A Triton backend that compiles nothing: it makes vLLM accept Triton on a CPU, the interpreter does the work."""
+"""A Triton backend that compiles nothing: with it vLLM accepts Triton on a CPU."""

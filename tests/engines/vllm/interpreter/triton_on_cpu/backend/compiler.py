@@ -33,6 +33,6 @@ class CPUBackend(BaseBackend):
     @staticmethod
     def _refuse() -> NoReturn:
         raise RuntimeError(
-            "a Triton kernel was about to be compiled for the CPU, which has no compiler: set TRITON_INTERPRET=1 "
+            "a Triton kernel was about to be compiled for the CPU: set TRITON_INTERPRET=1 "
             "before Triton is imported, or take triton_on_cpu off PYTHONPATH"
         )

@@ -52,7 +52,9 @@ class CPUDriver(DriverBase):
         return None
 
 
-def _benchmark(kernel: Callable[[], object], *, quantiles: list[float] | None = None, **_: object) -> float | list[float]:
+def _benchmark(
+    kernel: Callable[[], object], *, quantiles: list[float] | None = None, **_: object
+) -> float | list[float]:
     """Time one call in milliseconds, in the form of `triton.testing.do_bench`."""
     start = time.perf_counter()
     kernel()

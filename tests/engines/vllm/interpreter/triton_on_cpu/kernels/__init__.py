@@ -1,9 +1,9 @@
 """CPU functions for the Triton kernels that every step of model runner V2 launches.
 
-Triton's interpreter takes 1 to 5 ms for each program of a kernel; the functions here take microseconds for the whole grid.
-Each one takes its kernel's arguments, in the kernel's order, and leaves the same bits in the same places
-(`tests/engines/vllm/test_kernels.py` compares both). What a function does not cover - sampling with draft probabilities,
-context parallelism, watermarks - it hands to the kernel it replaces.
+Triton's interpreter takes 1 to 5 ms for each program of a kernel; the functions here take microseconds for
+the whole grid. Each one takes its kernel's arguments, in the kernel's order, and leaves the same bits in the
+same places (`tests/engines/vllm/test_kernels.py` compares both). What a function does not cover - sampling
+with draft probabilities, context parallelism, watermarks - it hands to the kernel it replaces.
 
 vLLM drops the launch grid on the way to a replacement, so the number of rows is read from the tensors.
 """
@@ -11,12 +11,11 @@ vLLM drops the launch grid on the way to a replacement, so the number of rows is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from triton_on_cpu.kernels import block_tables, inputs, logits, logprobs, sampling, verification
 from triton_on_cpu.kernels.interpreted import remember
 
-REPLACEMENTS: dict[str, Callable[..., None]] = {
+REPLACEMENTS: dict[str, Callable[..., object]] = {
     **block_tables.REPLACEMENTS,
     **inputs.REPLACEMENTS,
     **logits.REPLACEMENTS,

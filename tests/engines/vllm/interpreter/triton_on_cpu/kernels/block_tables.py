@@ -6,6 +6,7 @@ Tables of several cache groups come as tensors of addresses; `_table` looks at t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -32,9 +33,17 @@ def gather_block_tables(
     The kernel also zeroes rows that pad a batch to the size of a CUDA graph; a CPU has none.
     """
     slots, blocks = batch_idx_to_req_idx.numpy()[:num_reqs], num_blocks.numpy()
-    groups = zip(src_block_table_ptrs.tolist(), dst_block_table_ptrs.tolist(), block_table_strides.tolist(), strict=True)
+    groups = zip(
+        src_block_table_ptrs.tolist(),
+        dst_block_table_ptrs.tolist(),
+        block_table_strides.tolist(),
+        strict=True,
+    )
     for group, (source_address, target_address, width) in enumerate(groups):
-        source, target = _table(source_address, int(slots.max()) + 1, width), _table(target_address, num_reqs, width)
+        source, target = (
+            _table(source_address, int(slots.max()) + 1, width),
+            _table(target_address, num_reqs, width),
+        )
         for row, slot in enumerate(slots):
             count = blocks[group, slot]
             target[row, :count] = source[slot, :count]
@@ -62,7 +71,7 @@ def compute_slot_mappings(
     PAD_ID: int,
     **_launch: object,
 ) -> None:
-    """Write the cache slot of every input row, for every cache group; unused rows and dummy requests get `PAD_ID`."""
+    """Write the cache slot of every input row; unused rows and dummy requests get `PAD_ID`."""
     slots = idx_mapping.numpy()
     starts = query_start_loc.numpy()[: len(slots) + 1]
     begin, end = int(starts[0]), int(starts[-1])
@@ -96,7 +105,7 @@ def apply_write(
     MULTI_GROUP: bool,
     **_launch: object,
 ) -> None:
-    """Apply staged writes: each puts a piece of `write_contents` into one row of a buffer, from a given column on."""
+    """Apply staged writes: each puts a piece of `write_contents` into one row of a buffer."""
     indices, starts, ends = write_indices.numpy(), write_starts.numpy(), write_cu_lens.numpy()
     contents = write_contents.numpy()
     first = 0
@@ -116,7 +125,11 @@ def apply_write(
 def _table(address: int, rows: int, width: int) -> np.ndarray:
     """Return the int32 array [rows, width] that lies at `address`, without a copy."""
     memory = (ctypes.c_int32 * (rows * width)).from_address(address)
-    return np.frombuffer(memory, dtype=np.int32).reshape(rows, width)
+    return np.ctypeslib.as_array(memory).reshape(rows, width)
 
 
-REPLACEMENTS = {_GATHER: gather_block_tables, _SLOTS: compute_slot_mappings, _WRITE: apply_write}
+REPLACEMENTS: dict[str, Callable[..., object]] = {
+    _GATHER: gather_block_tables,
+    _SLOTS: compute_slot_mappings,
+    _WRITE: apply_write,
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def prepare_pos_seq_lens(
     max_num_reqs: int,
     **_launch: object,
 ) -> None:
-    """Write the position of every input row and the length of every sequence; lengths of unused rows become 0."""
+    """Write the position of every input row and the length of every sequence, 0 for unused ones."""
     slots = idx_mapping.numpy()
     rows = len(slots)
     starts = query_start_loc.numpy()[: rows + 1]
@@ -70,14 +72,16 @@ def combine_sampled_and_draft_tokens(
     NUM_NEW_SAMPLED_TOKENS: int = 1,
     **_launch: object,
 ) -> None:
-    """Write the last sampled token and the drafts of each request into the input, and which rows need logits."""
+    """Write each request's last sampled token and drafts into the input, and which rows need logits."""
     slots = idx_mapping.numpy()
     rows = len(slots)
     cumulative = cu_num_logits.numpy()[: rows + 1]
     num_logits = np.diff(cumulative)
     ends = query_start_loc.numpy()[1 : rows + 1]
     logits_start = ends - num_logits
-    logits_indices.numpy()[cumulative[0] : cumulative[-1]] = _offsets(cumulative) + np.repeat(logits_start, num_logits)
+    logits_indices.numpy()[cumulative[0] : cumulative[-1]] = _offsets(cumulative) + np.repeat(
+        logits_start, num_logits
+    )
 
     ids = input_ids.numpy()
     lengths, prefill = seq_lens.numpy()[:rows], prefill_len.numpy()[slots]
@@ -127,7 +131,10 @@ def post_update(
     total_len: Tensor,
     **_launch: object,
 ) -> None:
-    """Append the sampled tokens to each request and advance its counters. Rows with a negative slot are skipped."""
+    """Append the sampled tokens to each request and advance its counters.
+
+    Rows with a negative slot are skipped.
+    """
     slots = idx_mapping.numpy()
     rows = len(slots)
     computed, lengths, tokens = num_computed_tokens.numpy(), total_len.numpy(), all_token_ids.numpy()
@@ -177,7 +184,7 @@ def _offsets(cumulative: np.ndarray) -> np.ndarray:
     return np.arange(cumulative[0], cumulative[-1]) - np.repeat(cumulative[:-1], np.diff(cumulative))
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Callable[..., object]] = {
     _MODULE + "_prepare_prefill_inputs_kernel": prepare_prefill_inputs,
     _MODULE + "_prepare_pos_seq_lens_kernel": prepare_pos_seq_lens,
     _MODULE + "_combine_sampled_and_draft_tokens_kernel": combine_sampled_and_draft_tokens,

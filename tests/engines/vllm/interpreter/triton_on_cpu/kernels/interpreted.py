@@ -29,12 +29,14 @@ def original(name: str) -> Any:
 
 
 def covers(
-    name: str, case: Callable[[tuple[Any, ...], dict[str, Any]], bool], grid: Callable[[tuple[Any, ...]], tuple[int, ...]]
+    name: str,
+    case: Callable[[tuple[Any, ...], dict[str, Any]], bool],
+    grid: Callable[[tuple[Any, ...]], tuple[int, ...]],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a replacement of the kernel `name` that covers only some cases; the kernel itself does the others.
+    """Decorate a replacement that covers only some cases; the kernel `name` itself does the others.
 
-    `case(arguments, options)` says whether a launch is covered; `grid(arguments)` gives the kernel's launch grid, which
-    vLLM does not pass on.
+    `case(arguments, options)` says whether a launch is covered; `grid(arguments)` gives the kernel's launch
+    grid, which vLLM does not pass on.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

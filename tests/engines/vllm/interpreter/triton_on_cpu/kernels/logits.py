@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -26,7 +28,10 @@ def penalties(
     vocab_size: int,
     **_launch: object,
 ) -> None:
-    """Apply the three penalties in place. Row i of a verify counts its request's drafts before it as output."""
+    """Apply the three penalties in place.
+
+    Row i of a verify counts its request's drafts before it as output.
+    """
     values, slots = logits.numpy()[:, :vocab_size], expanded_idx_mapping.numpy()
     repetition = repetition_penalty.numpy()[slots]
     frequency = frequency_penalty.numpy()[slots]
@@ -64,8 +69,10 @@ def min_p(
     values[rows] = np.where(kept < threshold[:, None], -np.inf, kept)
 
 
-def apply_top_k_top_p(logits: Tensor, k: Tensor | None, p: Tensor | None, mask_value: float = -np.inf) -> Tensor:
-    """Mask all but the k likeliest tokens and the smallest set with probability p, through vLLM's own PyTorch code.
+def apply_top_k_top_p(
+    logits: Tensor, k: Tensor | None, p: Tensor | None, mask_value: float = -np.inf
+) -> Tensor:
+    """Mask all but the k likeliest tokens and the smallest set with probability p, by vLLM's PyTorch code.
 
     Replaces a whole function and not a kernel: Triton 3.9 cannot interpret this kernel.
 
@@ -91,7 +98,7 @@ def apply_grammar_bitmask(
     MASK_STRIDE: int,
     **_launch: object,
 ) -> None:
-    """Set the logits of all tokens to -inf that the grammar forbids at a row; masks beyond a request's rows do nothing."""
+    """Set the logits of forbidden tokens to -inf; masks beyond a request's rows do nothing."""
     requests, places = np.divmod(logits_indices.numpy(), MASK_STRIDE)
     cumulative = cu_num_logits.numpy()
     masks = bitmask.numpy()
@@ -108,7 +115,7 @@ def _unpack(words: np.ndarray, count: int) -> np.ndarray:
     return bits.astype(bool)
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Callable[..., object]] = {
     _SAMPLE + "penalties._penalties_kernel": penalties,
     _SAMPLE + "min_p._min_p_kernel": min_p,
     _TOP_K_TOP_P: apply_top_k_top_p,

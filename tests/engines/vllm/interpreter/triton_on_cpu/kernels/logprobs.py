@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def ranks(
 
 
 def blockwise_sum(values: np.ndarray, block_size: int) -> np.ndarray:
-    """Sum float32[N, V] along the rows block by block, in the order of the kernels, so that no bit differs."""
+    """Sum float32[N, V] along the rows block by block, in the kernels' order, so that no bit differs."""
     rows, width = values.shape
     blocks = -(-width // block_size)
     padded = np.zeros((rows, blocks * block_size), dtype=np.float32)
@@ -49,4 +51,7 @@ def blockwise_sum(values: np.ndarray, block_size: int) -> np.ndarray:
     return total
 
 
-REPLACEMENTS = {_MODULE + "_topk_log_softmax_kernel": topk_log_softmax, _MODULE + "_ranks_kernel": ranks}
+REPLACEMENTS: dict[str, Callable[..., object]] = {
+    _MODULE + "_topk_log_softmax_kernel": topk_log_softmax,
+    _MODULE + "_ranks_kernel": ranks,
+}

@@ -1,6 +1,8 @@
-"""Kernels of `vllm.v1.worker.gpu.sample`: temperature, and the argmax under Gumbel noise that samples a token."""
+"""Kernels of `vllm.v1.worker.gpu.sample`: temperature, and sampling as an argmax under Gumbel noise."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -80,10 +82,10 @@ def noised_block_argmax(
     block_size: int,
     apply_temperature: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest value float32[N, blocks] and its token int64[N, blocks] of every block of the vocabulary.
+    """Return the largest value float32[N, blocks] and its token int64[N, blocks] of each block of tokens.
 
-    Rows (logits float32[N, V]) with temperature 0 are compared as they are, others after Gumbel noise of their seed
-    and position. Of equal values the first wins; NaN never does.
+    Rows (logits float32[N, V]) with temperature 0 are compared as they are, others after Gumbel noise of
+    their seed and position. Of equal values the first wins; NaN never does.
     """
     noisy = np.flatnonzero(temperatures != 0)
     if len(noisy):
@@ -116,4 +118,4 @@ def block_argmax(logits: np.ndarray, block_size: int) -> tuple[np.ndarray, np.nd
     return values, columns
 
 
-REPLACEMENTS = {_TEMPERATURE: temperature, _GUMBEL: gumbel_sample}
+REPLACEMENTS: dict[str, Callable[..., object]] = {_TEMPERATURE: temperature, _GUMBEL: gumbel_sample}

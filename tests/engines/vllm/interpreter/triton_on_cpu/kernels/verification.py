@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -66,7 +69,7 @@ def compute_local_logits_stats(
     BLOCK_SIZE: int,
     **_launch: object,
 ) -> None:
-    """Write maximum and argmax (greedy rows) or maximum and sum of exponentials of every part of the vocabulary."""
+    """Write maximum and argmax (greedy rows) or maximum and sum of exponentials of each vocabulary block."""
     logits = target_logits.float().numpy()[:, :vocab_size]
     is_draft = expanded_local_pos.numpy() < num_speculative_steps
     is_greedy = temp.numpy()[expanded_idx_mapping.numpy()] == 0
@@ -86,8 +89,8 @@ def compute_local_logits_stats(
 
 @covers(
     _UTILS + "_rejection_kernel",
-    case=lambda arguments, options: not any(
-        options[name] for name in ("HAS_DRAFT_LOGITS", "SYNTHETIC_MODE", "USE_BLOCK_VERIFICATION")
+    case=lambda arguments, options: (
+        not any(options[name] for name in ("HAS_DRAFT_LOGITS", "SYNTHETIC_MODE", "USE_BLOCK_VERIFICATION"))
     ),
     grid=lambda arguments: (arguments[22].shape[0],),
 )
@@ -129,17 +132,18 @@ def rejection(
 ) -> None:
     """Accept drafts from the left: greedy ones that equal the argmax, others with the target's probability.
 
-    Writes the accepted tokens and the first rejected place's token of each request (the argmax, or the draft to be
-    resampled), the number accepted, and the logsumexp of the last row looked at (0 for a greedy request).
+    Writes the accepted tokens and the first rejected place's token of each request (the argmax, or the draft
+    to be resampled), the number accepted, and the logsumexp of the last row looked at (0 for a greedy
+    request).
     """
     slots, cumulative = idx_mapping.numpy(), cu_num_logits.numpy()
     tokens, drafts = sampled.numpy(), draft_sampled.numpy()
     accepted, target_lse = rejected_steps.numpy(), target_rejected_logsumexp.numpy()
     draft_rejected_logsumexp.numpy()[: len(slots)] = 0
     largest, best = target_local_max.numpy(), target_local_argmax.numpy()
-    winners = np.take_along_axis(best, np.nan_to_num(largest, nan=-np.inf).argmax(axis=1)[:, None], axis=1)[:, 0]
+    winners = np.take_along_axis(best, _without_nan(largest).argmax(axis=1)[:, None], axis=1)[:, 0]
     greedy = temp.numpy()[slots] == 0
-    for request, (begin, end) in enumerate(zip(cumulative[:-1], cumulative[1:], strict=True)):
+    for request, (begin, end) in enumerate(itertools.pairwise(cumulative)):
         proposed = drafts[begin + 1 : end]
         rows = slice(begin, end - 1)
         target_lse[request] = 0
@@ -164,7 +168,9 @@ def rejection(
 
 @covers(
     _UTILS + "_resample_kernel",
-    case=lambda arguments, options: not any(options[name] for name in ("HAS_DRAFT_LOGITS", "USE_FP64", "WATERMARK")),
+    case=lambda arguments, options: (
+        not any(options[name] for name in ("HAS_DRAFT_LOGITS", "USE_FP64", "WATERMARK"))
+    ),
     grid=lambda arguments: tuple(arguments[2].shape),
 )
 def resample(
@@ -198,7 +204,7 @@ def resample(
     BLOCK_SIZE: int,
     **_launch: object,
 ) -> None:
-    """Draw the token after the accepted ones, without the rejected draft; greedy requests only after a full accept."""
+    """Draw the token after the accepted ones, never the rejected draft; greedy only after a full accept."""
     cumulative = cu_num_logits.numpy()
     rows = cumulative[:-1].astype(np.int64) + rejected_step.numpy()
     is_bonus = rows == cumulative[1:] - 1
@@ -244,7 +250,7 @@ def insert_resampled(
     counts += 1
     is_greedy = temp.numpy()[expanded_idx_mapping.numpy()[rows]] == 0
     requests = np.flatnonzero(~is_greedy | (rows == cumulative[1:] - 1))
-    largest = np.nan_to_num(resampled_local_max.numpy()[requests], nan=-np.inf)
+    largest = _without_nan(resampled_local_max.numpy()[requests])
     drawn = resampled_local_argmax.numpy()[requests, largest.argmax(axis=1)]
     sampled.numpy()[requests, before[requests]] = drawn
 
@@ -268,15 +274,19 @@ def _leading_true(values: np.ndarray) -> int:
     return len(values) if values.all() else int(values.argmin())
 
 
+def _without_nan(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), -np.inf, values)
+
+
 def _logsumexp(maxima: np.ndarray, sums: np.ndarray, padded_blocks: int) -> np.ndarray:
-    """Return logsumexp float32[N] from the maxima and sums of exponentials float32[N, blocks] of its parts."""
+    """Return logsumexp float32[N] from the maxima and the sums of exponentials float32[N, blocks]."""
     largest = maxima.max(axis=1)
     scaled = np.zeros((len(maxima), padded_blocks), dtype=np.float32)
     scaled[:, : maxima.shape[1]] = sums * np.exp(maxima - largest[:, None])
     return largest + np.log(scaled.sum(axis=1))
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Callable[..., object]] = {
     _SAMPLER + "_gather_draft_sampled_kernel": gather_draft_sampled,
     _SAMPLER + "_flatten_sampled_kernel": flatten_sampled,
     _UTILS + "_compute_local_logits_stats_kernel": compute_local_logits_stats,
