@@ -63,7 +63,7 @@ _PUBLISHED_FIELDS: dict[str, Any] = {
     "dp_varying_mask_ratio": False,
 }
 
-_ATTENTION_GAIN = 2.0
+_ATTENTION_GAIN = 1.5
 _MASK_EMBEDDING_STD = 0.1
 _HEAD_LOGIT_STD = 4.0
 _HEAD_ROW_SPREAD = 0.6

@@ -21,16 +21,19 @@ SHAPES = {
         {"hidden_size": 64, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 64},
         {"seed": 3},
     ),
-    "factor_below_one": ("ministral3", {"rope_parameters": {"factor": 0.25}}, {"seed": 4}),
 }
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
 def pair(request, tmp_path_factory):
     """A reference decoder and an oracle on the same random checkpoint."""
-    kind, config, options = SHAPES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    write_random_checkpoint(folder, config={"eos_token_id": None, **config}, **options)
+    return build(tmp_path_factory.mktemp(request.param), *SHAPES[request.param])
+
+
+def build(folder, kind, config, options):
+    write_random_checkpoint(
+        folder, config={"eos_token_id": None, "num_hidden_layers": 2, **config}, **options
+    )
     return ReferenceDecoder.from_checkpoint(folder), oracle.Oracle(folder, kind)
 
 
@@ -48,6 +51,10 @@ def test_causal_logits(pair):
     tokens = prompt_of(300)
     logits, _ = reference.model(torch.tensor([tokens]), torch.arange(300), masks.causal(300))
     close(logits[0], stock.causal(tokens))
+
+
+def test_causal_logits_with_a_factor_below_one(tmp_path):
+    test_causal_logits(build(tmp_path, "ministral3", {"rope_parameters": {"factor": 0.25}}, {"seed": 4}))
 
 
 def test_block_logits_with_and_without_lora_from_a_cache(pair):

@@ -44,7 +44,7 @@ def test_one_token_takes_the_prefill_only(options):
 
 @pytest.mark.parametrize("options", [AR, diffusion(), speculation()])
 def test_a_seed_that_is_a_stop_token_ends_the_request(options):
-    reference, model = decoder([0, 0, 0, STOP, 30])
+    reference, _ = decoder([0, 0, 0, STOP, 30])
     result = reference.generate([5, 6, 7], 10, options)
     assert (result.token_ids, result.finish_reason, result.forwards) == ([STOP], "stop", 0)
 
@@ -211,7 +211,7 @@ def test_a_block_at_the_limit_is_shorter_and_a_block_of_one_is_a_causal_step():
 
 @pytest.mark.parametrize("mode", list(DecodingMode))
 def test_a_block_size_of_one_decodes_step_by_step(mode):
-    reference, model = decoder(TEXT)
+    reference, _ = decoder(TEXT)
     result = reference.generate([5, 6, 7], 3, DecodingOptions(decoding_mode=mode, block_size=1))
     assert result.token_ids == [20, 21, 22]
     assert (result.verify_forwards, result.forwards, result.accepted, result.denoise_steps) == (2, 2, [], [])
