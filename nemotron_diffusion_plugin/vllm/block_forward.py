@@ -104,12 +104,14 @@ class BlockForward:
         outside = positions > self.last_position
         positions.clamp_(max=self.last_position)
         seq_lens = (starts + counts).clamp_(max=self.last_position + 1).to(torch.int32)
-        tables = self.tables.gather_block_tables(
+        gathered = self.tables.gather_block_tables(
             index,
             num_reqs_padded=len(rows),
             out=tuple(self._own_tables),
             out_ptrs=self._own_table_ptrs,
         )
+        # Several forwards may be prepared before the first one runs.
+        tables = tuple(table.clone() for table in gathered)
         slots = self.tables.compute_slot_mappings(
             index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
         )

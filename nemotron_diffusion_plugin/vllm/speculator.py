@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.states import RequestState
 from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
-from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase, RequestTable
 from nemotron_diffusion_plugin.vllm.settings import ServerSettings
@@ -140,10 +140,10 @@ class BlockSpeculator(BaseSpeculator):
         others = (self.table.mode[slots] != DIFFUSION).any()
         bound = self.settings.denoise_forwards if others else UNBOUNDED
         upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
-        picked = self._run(slots[speculating], upper_bound, bound)
-        if picked is not None:
-            drafts[torch.from_numpy(speculating).to(self.device)] = picked[:, 1:]
-        self._collect_finished(slots, drafts)
+        result = self._run(slots[speculating], upper_bound, bound)
+        if result.drafts is not None:
+            drafts[torch.from_numpy(speculating).to(self.device)] = result.drafts[:, 1:]
+        self._put_in_finished(slots, result.finished, drafts)
         return drafts
 
     def _hand_out_rest(
@@ -202,25 +202,18 @@ class BlockSpeculator(BaseSpeculator):
         self.table.write_blocks(index, blocks)
         self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
 
-    def _run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> torch.Tensor | None:
+    def _run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
         result = self.drafter.run(speculating, upper_bound, bound)
         for slot in result.finished:
             request = self.req_states.index_to_req_id[slot]
             self._report.denoise_steps[request] = int(self.table.steps[slot])
             self.req_states.draft_tokens[slot] = self.table.blocks.tokens[slot, 1:]
-        return result.drafts
+        return result
 
-    def _collect_finished(self, slots: np.ndarray, drafts: torch.Tensor) -> None:
-        """The runner writes `drafts` back for the whole batch: put in what finished blocks already hold."""
-        place = self.table.phase[slots] == BlockPhase.PLANNED
-        fresh = place & (self.table.mode[slots] == DIFFUSION) & self._just_finished(slots)
-        rows = torch.from_numpy(np.flatnonzero(fresh)).to(self.device)
-        if len(rows):
-            drafts[rows] = self.req_states.draft_tokens[torch.from_numpy(slots[fresh]).to(self.device)]
-
-    def _just_finished(self, slots: np.ndarray) -> np.ndarray:
-        finished = {self.req_states.req_id_to_index.get(request) for request in self._report.denoise_steps}
-        return np.isin(slots, [slot for slot in finished if slot is not None])
+    def _put_in_finished(self, slots: np.ndarray, finished: list[int], drafts: torch.Tensor) -> None:
+        """The runner writes `drafts` back for the whole batch, so the blocks just finished must be in it."""
+        rows = torch.from_numpy(np.flatnonzero(np.isin(slots, finished))).to(self.device)
+        drafts[rows] = self.table.blocks.tokens[torch.from_numpy(slots).to(self.device)[rows], 1:]
 
     def _resume(self, slots: np.ndarray, ends: np.ndarray) -> None:
         """Before acceptance: plan the block again that a preempted diffusion request was in."""
