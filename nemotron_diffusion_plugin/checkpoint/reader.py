@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,22 @@ def read_tensors(
 
     `dtype` None keeps the stored one. Raises `CheckpointError` also for a truncated file.
     """
+    return read_files(checked_files(folder, config), dtype)
+
+
+def checked_files(folder: str | Path, config: NemotronLabsDiffusionConfig) -> dict[Path, list[str]]:
+    """Return which tensors to read from which file, checked for names and shapes like `inspect_tensors`."""
     inspect_tensors(folder, config)
-    return read_files(_by_file(find_tensors(folder), expected_shapes(config)), dtype)
+    return _by_file(find_tensors(folder), expected_shapes(config))
 
 
 def read_files(files: dict[Path, list[str]], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Read the named tensors of each file; raises `CheckpointError` for a damaged file, NaN or infinite
-    values.
-    """
-    tensors: dict[str, torch.Tensor] = {}
+    """Read the named tensors of each file; raises `CheckpointError` for a damaged file, NaN or infinity."""
+    return {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in iterate_tensors(files)}
+
+
+def iterate_tensors(files: dict[Path, list[str]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the named tensors of each file one by one; raises `CheckpointError` as `read_files` does."""
     for path, names in files.items():
         with _open(path) as file:
             for name in names:
@@ -102,8 +109,7 @@ def read_files(files: dict[Path, list[str]], dtype: torch.dtype | None = None) -
                     )
                 if not torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all():
                     raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinite values")
-                tensors[name] = tensor if dtype is None else tensor.to(dtype)
-    return tensors
+                yield name, tensor
 
 
 def _find_sharded(folder: Path) -> dict[str, Path]:

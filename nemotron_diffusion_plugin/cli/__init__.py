@@ -1,0 +1,23 @@
+"""The command line `nemotron-diffusion`: one module per command, torch and engines imported when a command
+runs.
+"""
+
+import typer
+
+from .doctor import doctor
+from .generate import generate
+from .make_checkpoint import make_checkpoint
+from .train_tiny import train_tiny
+
+app = typer.Typer(
+    name="nemotron-diffusion",
+    help="Try, build, train and check Nemotron-Labs-Diffusion checkpoints without an inference engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.command()(make_checkpoint)
+app.command()(train_tiny)
+app.command()(doctor)
