@@ -88,7 +88,9 @@ class BlockRejectionSampler(RejectionSampler):
         super().__init__(sampler, speculative_config, device)
         self.block_sampler = sampler
 
-    def __call__(self, logits: torch.Tensor, input_batch: Any, *arguments: Any, **keywords: Any) -> SamplerOutput:
+    def __call__(
+        self, logits: torch.Tensor, input_batch: Any, *arguments: Any, **keywords: Any
+    ) -> SamplerOutput:
         """Verify the drafts of all requests, after the blocks of resumed requests are planned again."""
         self.block_sampler.resume(input_batch.idx_mapping_np, input_batch.seq_lens_cpu_upper_bound.numpy())
         output = super().__call__(logits, input_batch, *arguments, **keywords)
@@ -120,8 +122,10 @@ class BlockRejectionSampler(RejectionSampler):
         )
         diffusion = np.flatnonzero(self.block_sampler.table.is_diffusion(idx_mapping_np))
         if len(diffusion):
-            rows = torch.from_numpy(diffusion).to(sampled.device)
-            self._accept_all(processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled)
+            rows = self.block_sampler.table.on_device(diffusion)
+            self._accept_all(
+                processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled
+            )
         return processed, sampled, num_sampled
 
     def _accept_all(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import BatchDescriptor, get_forward_context, set_forward_context
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.block_table import BlockTables
@@ -93,8 +94,8 @@ class BlockForward:
         assert self.attn_groups is not None, "no forward has run yet"
         offsets = np.zeros(len(rows) + 1, dtype=np.int32)
         np.cumsum(rows, out=offsets[1:])
-        counts = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
-        offsets_gpu = torch.from_numpy(offsets).to(self.device)
+        counts = async_tensor_h2d(np.asarray(rows), device=self.device, dtype=torch.int64)
+        offsets_gpu = async_tensor_h2d(offsets, device=self.device)
         num_tokens = int(offsets[-1])
         owner = torch.repeat_interleave(
             torch.arange(len(rows), device=self.device), counts, output_size=num_tokens

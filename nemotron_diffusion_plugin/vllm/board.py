@@ -6,9 +6,9 @@ writes them into a small file of 64-bit counters that is named after the engine 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,12 @@ class CounterBoard:
         finally:
             os.close(descriptor)
         self._counts = np.memmap(path, dtype=np.int64, mode="r+", shape=(_SIZE,))
+        self.close = weakref.finalize(self, path.unlink, missing_ok=True)
+        """Removes the file, also when the process ends; a reader that has it open keeps the last values."""
 
     def add(self, name: str, mode: DecodingMode | None = None, amount: int = 1) -> None:
         """Raise a counter of `PER_MODE` (with its mode) or of `PER_ENGINE` (mode None)."""
         self._counts[_index(name, mode)] += amount
-
-    def close(self) -> None:
-        """Remove the file; a reader that has it open keeps the last values."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
 
 
 class BoardReader:

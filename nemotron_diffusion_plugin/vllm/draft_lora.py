@@ -11,9 +11,8 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 
-
 ROWS = "nemotron_diffusion.draft_lora_rows"
-"""Key of the forward context's `additional_kwargs`: `[num_tokens, 1]` in the model's dtype, 1 where the adapter applies.
+"""Key of the forward context's `additional_kwargs`: `[num_tokens, 1]`, the model's dtype, 1 where the adapter applies.
 
 Absent in every forward that must not take the branch.
 """

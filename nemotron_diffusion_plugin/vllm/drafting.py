@@ -19,7 +19,7 @@ UNBOUNDED = 0
 
 @dataclass
 class DraftResult:
-    """The picks of the first forward for the speculating slots, int64 `[R, B]`, and the slots whose block is finished."""
+    """The first forward's picks for the speculating slots, int64 `[R, B]`, and the slots whose block is finished."""
 
     drafts: torch.Tensor | None = None
     finished: list[int] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Drafter:
 
     def _group(self, slots: np.ndarray, num_speculating: int, upper_bound: int) -> _Group:
         table = self.table
-        index = torch.from_numpy(slots).to(table.device)
+        index = table.on_device(slots)
         starts = table.start_gpu[index]
         denoising = slots[num_speculating:]
         if len(denoising):
@@ -100,8 +100,7 @@ class Drafter:
         active = self.table.draft_lora[slots]
         if not active.any():
             return None
-        flags = torch.from_numpy(np.repeat(active, rows).astype(np.float32))
-        return flags[:, None].to(self.table.device, self.forward.dtype)
+        return self.table.on_device(np.repeat(active, rows)[:, None], self.forward.dtype)
 
     def _pick(self, group: _Group) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward of the group: picked tokens int64 `[R, B]` and confidences float32 `[R, B]`, 0 past a block."""
@@ -109,9 +108,7 @@ class Drafter:
         picked, confidence = torch.zeros_like(tokens), tokens.new_zeros(tokens.shape, dtype=torch.float32)
         for chunk in group.chunks:
             blocks = chunk.blocks
-            hidden = self.forward.run(
-                blocks, tokens[chunk.rows][blocks.owner, blocks.local], chunk.lora_rows
-            )
+            hidden = self.forward.run(blocks, tokens[chunk.rows][blocks.owner, blocks.local], chunk.lora_rows)
             logits = self.forward.logits(hidden)
             self._ban_early_stops(group, chunk, logits)
             temperature, uniform = self._sampling(group, chunk, logits.shape[1])
@@ -131,7 +128,7 @@ class Drafter:
         blocks, index = chunk.blocks, group.index[chunk.rows]
         seeds = self.seeds[index][blocks.owner]
         steps = self.table.blocks.step[index][blocks.owner] + 1
-        by_row = torch.from_numpy(temperature).to(self.table.device)[blocks.owner]
+        by_row = self.table.on_device(temperature, torch.float64)[blocks.owner]
 
         def uniform(part: slice) -> torch.Tensor:
             return noise.uniform(seeds[part], blocks.positions[part], steps[part], vocab)
@@ -169,5 +166,5 @@ class Drafter:
         done = (blocks.finished | ends_block(blocks.tokens, blocks.masked, stops)).cpu().numpy()
         finished = denoising[done]
         table.phase[finished] = BlockPhase.PLANNED
-        table.planned[torch.from_numpy(finished).to(table.device)] = True
+        table.planned[table.on_device(finished)] = True
         return [int(slot) for slot in finished]

@@ -57,17 +57,16 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     )
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        super().__init__(
-            vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer
-        )
+        super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer)
         self.vllm_config = vllm_config
         self.has_drafter_lora = False
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""
+        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
         from nemotron_diffusion_plugin.vllm.identity import uses_block_speculator
         from nemotron_diffusion_plugin.vllm.model_state import BlockModelState
-        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
         return BlockModelState if uses_block_speculator(self.vllm_config) else DefaultModelState
 

@@ -6,7 +6,6 @@ import logging
 
 from nemotron_diffusion_patches import Patch
 from nemotron_diffusion_patches.vllm import async_scheduling, lookahead_slots, speculator_factory
-
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.vllm import ARCHITECTURE, MODEL_CLASS, versions
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
@@ -56,7 +55,9 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     problem = versions.problem()
-    rows = [("vLLM version", problem is None, problem or f"{vllm.__version__} (supported: {versions.SUPPORTED})")]
+    rows = [
+        ("vLLM version", problem is None, problem or f"{vllm.__version__} (supported: {versions.SUPPORTED})")
+    ]
     try:
         AutoConfig.for_model(config.NemotronLabsDiffusionConfig.model_type)
         known = True

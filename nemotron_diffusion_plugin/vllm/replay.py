@@ -39,7 +39,10 @@ class BlockReplay:
         slots, place, starts = slots[open_blocks], place[open_blocks], (known - 1 - place)[open_blocks]
         if not len(slots):
             return
-        emitted = [self._tokens(slot, start, count) for slot, start, count in zip(slots, starts, place + 1)]
+        emitted = [
+            self._tokens(slot, start, count)
+            for slot, start, count in zip(slots, starts, place + 1, strict=True)
+        ]
         seeds = torch.stack([tokens[0] for tokens in emitted])
         self.table.begin_blocks(slots, starts, seeds, self.forward.last_position)
         run(_NOBODY, 0, UNBOUNDED)
@@ -55,7 +58,7 @@ class BlockReplay:
         """Where unseeded sampling gave other tokens than were emitted, denoise the rest around the emitted ones."""
         differing = False
         blocks = self.table.blocks
-        for slot, tokens in zip(slots.tolist(), emitted):
+        for slot, tokens in zip(slots.tolist(), emitted, strict=True):
             count = len(tokens)
             if torch.equal(blocks.tokens[slot, :count], tokens):
                 continue
@@ -70,8 +73,8 @@ class BlockReplay:
 
     def _write_causal(self, slots: np.ndarray, starts: np.ndarray, emitted: list[torch.Tensor]) -> None:
         rows = np.array([len(tokens) for tokens in emitted], dtype=np.int32)
-        index = torch.from_numpy(slots).to(self.table.device)
-        begin = torch.from_numpy(starts.astype(np.int64)).to(self.table.device)
+        index = self.table.on_device(slots)
+        begin = self.table.on_device(starts)
         for part in self.forward.chunks(rows):
             blocks = self.forward.prepare(
                 index[part], begin[part], rows[part], int((starts + rows).max()), causal=True

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.decoding.commit import CommitRules
@@ -85,31 +86,36 @@ class RequestTable:
         self.phase[slot] = BlockPhase.NONE
         self.planned[slot] = False
 
+    def on_device(self, values: np.ndarray, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        """Copy host values to the device without waiting for it."""
+        return async_tensor_h2d(np.ascontiguousarray(values), device=self.device, dtype=dtype)
+
     def is_diffusion(self, slots: np.ndarray) -> np.ndarray:
         """Bool, shaped like the slots."""
         return self.mode[slots] == DIFFUSION
 
     def begin_blocks(self, slots: np.ndarray, starts: np.ndarray, seeds: torch.Tensor, last: int) -> None:
         """Start a block of masks behind each seed (int64 `[R]`), cut off after absolute position `last`."""
-        index = torch.from_numpy(slots).to(self.device)
+        index = self.on_device(slots)
         lengths = np.clip(last + 1 - starts, 1, self.block_size[slots])
-        fresh = BlockState.start(
-            seeds,
-            torch.from_numpy(lengths.astype(np.int64)).to(self.device),
-            self.settings.block_size,
-            self.mask_token_id,
-        )
-        self.write_blocks(index, fresh)
+        self.lay_out(index, seeds, self.on_device(lengths))
         self.phase[slots] = BlockPhase.DENOISING
         self.start[slots] = starts
         self.steps[slots] = 0
-        self.start_gpu[index] = torch.from_numpy(starts.astype(np.int64)).to(self.device)
+        self.start_gpu[index] = self.on_device(starts)
         self.planned[index] = False
+
+    def lay_out(self, index: torch.Tensor, seeds: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Put `[seed, mask, ...]` into the slots `index`; all int64 `[R]` on the device."""
+        size = self.settings.block_size
+        self.write_blocks(index, BlockState.start(seeds, lengths, size, self.mask_token_id))
 
     def read_blocks(self, index: torch.Tensor) -> BlockState:
         """The blocks of the slots `index` (int64 `[R]`), a copy."""
         blocks = self.blocks
-        return BlockState(blocks.tokens[index], blocks.masked[index], blocks.length[index], blocks.step[index])
+        return BlockState(
+            blocks.tokens[index], blocks.masked[index], blocks.length[index], blocks.step[index]
+        )
 
     def write_blocks(self, index: torch.Tensor, rows: BlockState) -> None:
         """Put blocks back into their slots."""

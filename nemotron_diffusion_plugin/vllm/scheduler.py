@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path
 from nemotron_diffusion_plugin.vllm.request_table import drafted_block
@@ -34,6 +34,7 @@ class BlockScheduling(Scheduler):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.settings = ServerSettings.of(self.vllm_config)
+        self.dynamic_sd_lookup: list[int] | None
         if self.dynamic_sd_lookup is None:
             # A fixed number for every batch size; its presence keeps vLLM from padding first steps with fake drafts.
             self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.scheduler_config.max_num_seqs + 1)
@@ -73,7 +74,7 @@ class BlockScheduling(Scheduler):
         num_invalid_spec_tokens: Any,
         request_id: str,
     ) -> Any:
-        """Count a verify forward with drafts; diffusion blocks are no accepted drafts, so vLLM's statistics skip them."""
+        """Count a verify forward with drafts; vLLM's statistics skip diffusion, whose blocks are no accepted drafts."""
         mode = self._options(self.requests[request_id]).decoding_mode
         self.board.add("cycles", mode)
         if mode is DecodingMode.DIFFUSION:

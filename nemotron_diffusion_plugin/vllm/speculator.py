@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nemotron_diffusion_patches.vllm import step_report as step_report_patch
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
-from nemotron_diffusion_plugin.decoding.block import BlockState
+from nemotron_diffusion_patches.vllm import step_report as step_report_patch
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
 from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter, DraftResult
@@ -20,7 +19,6 @@ from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase, RequestTable
 from nemotron_diffusion_plugin.vllm.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
-
 
 _speculators: weakref.WeakValueDictionary[int, BlockSpeculator] = weakref.WeakValueDictionary()
 
@@ -142,7 +140,7 @@ class BlockSpeculator(BaseSpeculator):
         upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
         result = self._run(slots[speculating], upper_bound, bound)
         if result.drafts is not None:
-            drafts[torch.from_numpy(speculating).to(self.device)] = result.drafts[:, 1:]
+            drafts[self.table.on_device(speculating)] = result.drafts[:, 1:]
         self._put_in_finished(slots, result.finished, drafts)
         return drafts
 
@@ -173,7 +171,7 @@ class BlockSpeculator(BaseSpeculator):
         diffusion = self.table.mode[slots] == DIFFUSION
         if not drafting.any() or not (self.reads_flags or (drafting & diffusion).any()):
             return unknown
-        index = torch.from_numpy(slots).to(self.device)
+        index = self.table.on_device(slots)
         output = self.sampler.last_output
         assert output is not None
         sampled = output.sampled_token_ids
@@ -187,33 +185,33 @@ class BlockSpeculator(BaseSpeculator):
         diffusion = self.table.mode[slots] == DIFFUSION
         if diffusion.any():
             slots, ends = slots[diffusion], ends[diffusion]
-            seeds = last_sampled[torch.from_numpy(slots).to(self.device), 0]
+            seeds = last_sampled[self.table.on_device(slots), 0]
             self.table.begin_blocks(slots, ends, seeds, self.max_model_len - 2)
 
     def _lay_out_speculation(self, slots: np.ndarray, last_sampled: torch.Tensor) -> None:
-        """Put `[seed, mask, ...]` into the table behind the device's own count of computed tokens."""
+        """Lay out the blocks of speculating requests behind the device's own count of computed tokens."""
         if not len(slots):
             return
-        index = torch.from_numpy(slots).to(self.device)
-        sizes = torch.from_numpy(self.table.block_size[slots].astype(np.int64)).to(self.device)
-        blocks = BlockState.start(
-            last_sampled[index, 0], sizes, self.settings.block_size, self.table.mask_token_id
-        )
-        self.table.write_blocks(index, blocks)
+        index = self.table.on_device(slots)
+        self.table.lay_out(index, last_sampled[index, 0], self.table.on_device(self.table.block_size[slots]))
         self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
 
     def _run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
         result = self.drafter.run(speculating, upper_bound, bound)
+        if result.finished:
+            index = self.table.on_device(np.array(result.finished))
+            self.req_states.draft_tokens[index] = self.table.blocks.tokens[index, 1:]
         for slot in result.finished:
-            request = self.req_states.index_to_req_id[slot]
-            self._report.denoise_steps[request] = int(self.table.steps[slot])
-            self.req_states.draft_tokens[slot] = self.table.blocks.tokens[slot, 1:]
+            self._report.denoise_steps[self.req_states.index_to_req_id[slot]] = int(self.table.steps[slot])
         return result
 
     def _put_in_finished(self, slots: np.ndarray, finished: list[int], drafts: torch.Tensor) -> None:
         """The runner writes `drafts` back for the whole batch, so the blocks just finished must be in it."""
-        rows = torch.from_numpy(np.flatnonzero(np.isin(slots, finished))).to(self.device)
-        drafts[rows] = self.table.blocks.tokens[torch.from_numpy(slots).to(self.device)[rows], 1:]
+        rows = np.flatnonzero(np.isin(slots, finished))
+        if len(rows):
+            drafts[self.table.on_device(rows)] = self.table.blocks.tokens[
+                self.table.on_device(slots[rows]), 1:
+            ]
 
     def _resume(self, slots: np.ndarray, ends: np.ndarray) -> None:
         """Before acceptance: plan the block again that a preempted diffusion request was in."""
