@@ -21,6 +21,7 @@ def doctor(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from . import checkpoint_checks, system_checks
 
@@ -34,9 +35,12 @@ def doctor(
         if run is None:
             continue
         table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+        for column in ("verdict", "check", "detail"):
+            table.add_column(column, overflow="fold")
         for name, good, detail in run():
             failed += not good
-            table.add_row("[green]ok[/]" if good else "[red]WRONG[/]", name, detail)
+            verdict = Text("ok", "green") if good else Text("WRONG", "red")
+            table.add_row(verdict, Text(name), Text(detail))
         console.print(table)
     console.print(f"[red]{failed} checks failed[/]" if failed else "[green]all checks passed[/]")
     if failed:

@@ -124,3 +124,11 @@ def test_a_failing_engine_is_a_finding(monkeypatch):
     assert system_checks.vllm() == [("registration", False, "RuntimeError: engine is broken")]
     monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: None)
     assert system_checks.vllm() == [("vllm", True, "not installed, nothing to check")]
+
+
+def test_details_are_shown_as_they_are(run, random_checkpoint, monkeypatch):
+    detail = "found [48, 32], expected [bold] and [/bold]"
+    monkeypatch.setattr(system_checks, "installation", lambda: [("check", False, detail)])
+    result = run("doctor", random_checkpoint, "--no-engines")
+    assert detail in result.output
+    assert result.exit_code == 1
