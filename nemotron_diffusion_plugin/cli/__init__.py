@@ -4,6 +4,7 @@ runs.
 
 import typer
 
+from .demo import demo
 from .doctor import doctor
 from .generate import generate
 from .make_checkpoint import make_checkpoint
@@ -21,3 +22,4 @@ app.command()(generate)
 app.command()(make_checkpoint)
 app.command()(train_tiny)
 app.command()(doctor)
+app.command()(demo)
