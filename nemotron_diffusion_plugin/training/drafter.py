@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,14 @@ from ..checkpoint.lora import DrafterLora
 from ..checkpoint.tokenizer import EOS_ID, MASK_ID
 from ..decoding.reference.model import KeyValueCache, ReferenceModel
 from . import tasks
-from .base import learning_rate_share
+from .base import learning_rate_share, quick_attention
 from .conversations import ChatEncoder
 from .geometry import LORA_ALPHA, LORA_RANK
 
 LEARNING_RATE = 2e-3
 ANSWERS_PER_ROUND = 32
 BLOCKS_PER_ANSWER = 6
-ROUND_REPEATS = 2
+ROUND_REPEATS = 3
 MAX_ANSWER_TOKENS = 128
 ACCEPTANCE_TEMPERATURE = 3.0
 
@@ -38,11 +39,17 @@ class DraftProgress:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Prompts of one length and their greedy answers: ``tokens`` int64[N, P + A]; ``ends`` past each EOS."""
+    """Prompts of one length with their greedy answers, padded with EOS, and what the verifier says of them.
+
+    ``tokens``: int64[N, P + A]; ``ends``: past each answer's EOS; ``logits``: float32[N, P + A, V], causal;
+    ``cache``: the keys and values of all tokens.
+    """
 
     tokens: torch.Tensor
     prompt_length: int
     ends: list[int]
+    logits: torch.Tensor
+    cache: KeyValueCache
 
 
 @torch.no_grad()
@@ -68,7 +75,11 @@ def answer_greedily(
         if bool(done.all()):
             break
     ends = [_end(row, length) for row in tokens.tolist()]
-    return Answers(tokens, length, ends)
+    columns = torch.arange(tokens.shape[1])
+    logits, keys_values = model(tokens, columns, columns <= columns[:, None])
+    cache = KeyValueCache()
+    cache.append(keys_values)
+    return Answers(tokens, length, ends, logits, cache)
 
 
 def _end(row: list[int], start: int) -> int:
@@ -97,11 +108,6 @@ def draft_loss(
     plus cross entropy to the verifier's choice.
     """
     rows, length = answers.tokens.shape
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    with torch.no_grad():
-        verifier, keys_values = model(answers.tokens, torch.arange(length), causal)
-        cache = KeyValueCache()
-        cache.append(keys_values)
     starts = torch.tensor(
         [
             [
@@ -122,7 +128,7 @@ def draft_loss(
         noisy.flatten(1),
         positions,
         torch.cat([prefix, own], dim=2),
-        cache=cache,
+        cache=answers.cache,
         lora=lora,
         return_hidden=True,
     )
@@ -138,7 +144,7 @@ def draft_loss(
         counted = inside & (torch.cat([torch.ones_like(accepted[..., :1]), accepted[..., :-1]], dim=-1) > 0)
     row = torch.arange(rows)[:, None, None].expand_as(targets)[counted]
     drafted = model.diffusion_head(hidden[counted]).float()
-    wanted = verifier[row, targets[counted] - 1].float()
+    wanted = answers.logits[row, targets[counted] - 1].float()
     distance = _distribution_distance(wanted, drafted)
     entropy = functional.cross_entropy(drafted, truth[counted])
     return distance + entropy, accepted.sum(-1).float().mean().item()
@@ -170,20 +176,31 @@ def train_drafter(
     optimizer = torch.optim.AdamW(lora.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     rng = random.Random(seed)
     begin, step = time.monotonic(), 0
-    for prompts in draw_prompts(rng, encoder):
-        answers = answer_greedily(model, prompts)
-        for _ in range(ROUND_REPEATS):
-            spent = (time.monotonic() - begin) / 60.0
-            fraction = max(step / steps, spent / minutes if minutes else 0.0)
-            if fraction >= 1.0:
-                return lora
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_share(fraction)
-            loss, accepted = draft_loss(model, lora, answers, model.config.block_size, rng)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(lora.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            if on_step is not None:
-                on_step(DraftProgress(step, fraction, loss.item(), accepted))
+    with quick_attention(), ThreadPoolExecutor(1) as pool:
+        for answers in _answer_ahead(model, draw_prompts(random.Random(seed), encoder), pool):
+            for _ in range(ROUND_REPEATS):
+                spent = (time.monotonic() - begin) / 60.0
+                fraction = max(step / steps, spent / minutes if minutes else 0.0)
+                if fraction >= 1.0:
+                    return lora
+                optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_share(fraction)
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss, accepted = draft_loss(model, lora, answers, model.config.block_size, rng)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(lora.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                if on_step is not None:
+                    on_step(DraftProgress(step, fraction, loss.item(), accepted))
     return lora
+
+
+def _answer_ahead(
+    model: ReferenceModel, groups: Iterator[list[list[int]]], pool: ThreadPoolExecutor
+) -> Iterator[Answers]:
+    coming = pool.submit(answer_greedily, model, next(groups))
+    while True:
+        answers = coming.result()
+        coming = pool.submit(answer_greedily, model, next(groups))
+        yield answers

@@ -9,7 +9,7 @@ import torch
 from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 from nemotron_diffusion_plugin.checkpoint.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
-from nemotron_diffusion_plugin.decoding.reference.model import ReferenceModel
+from nemotron_diffusion_plugin.decoding.reference.model import KeyValueCache, ReferenceModel
 from nemotron_diffusion_plugin.training.base import (
     Progress,
     add_gradients,
@@ -124,7 +124,11 @@ def test_a_draft_of_known_answers_counts_up_to_the_first_rejection() -> None:
     lora = DrafterLora.create(model.config, 4, 8.0)
     tokens = torch.full((2, 40), 500)
     tokens[:, 30:] = 11
-    answers = Answers(tokens, 4, [31, 31])
+    columns = torch.arange(40)
+    logits, keys_values = model(tokens, columns, columns <= columns[:, None])
+    cache = KeyValueCache()
+    cache.append(keys_values)
+    answers = Answers(tokens, 4, [31, 31], logits, cache)
     loss, accepted = draft_loss(model, lora, answers, 32, random.Random(0))
     assert loss.requires_grad
     assert 0.0 <= accepted <= 31.0
