@@ -50,7 +50,7 @@ def register_all() -> None:
 def diagnose_all() -> list[tuple[str, bool, str]]:
     """Rows for `nemotron-diffusion doctor`: the version, the registrations and each patch."""
     import vllm
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
@@ -58,11 +58,7 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     rows = [
         ("vLLM version", problem is None, problem or f"{vllm.__version__} (supported: {versions.SUPPORTED})")
     ]
-    try:
-        AutoConfig.for_model(config.NemotronLabsDiffusionConfig.model_type)
-        known = True
-    except ValueError:
-        known = False
+    known = config.NemotronLabsDiffusionConfig.model_type in CONFIG_MAPPING
     rows.append(("config class", known, "registered with transformers" if known else "not registered"))
     served = ARCHITECTURE in ModelRegistry.get_supported_archs()
     rows.append(("model class", served, MODEL_CLASS if served else "not registered"))

@@ -129,7 +129,8 @@ class BlockSpeculator(BaseSpeculator):
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs].astype(np.int64)
         ends = input_batch.seq_lens_cpu_upper_bound.numpy()[: input_batch.num_reqs].astype(np.int64)
         drafting = (ends >= self.req_states.prefill_len.np[slots]) & (self.table.block_size[slots] > 1)
-        drafting &= ends < self.max_model_len - 1
+        # The bound is exact for diffusion alone: the other modes may have rejected drafts and have room left.
+        drafting &= (self.table.mode[slots] != DIFFUSION) | (ends < self.max_model_len - 1)
         self._hand_out_rest(slots, ends, drafting, drafts)
         drafting &= ~self._known_finished(slots, drafting, num_sampled)
         self._begin_blocks(slots[drafting], ends[drafting], last_sampled)
