@@ -348,6 +348,45 @@ def test_penalties(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> None:
     assert_same(monkeypatch, name, apply_penalties, *arguments)
 
 
+def test_bincount(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> None:
+    from vllm.v1.worker.gpu.sample.penalties import bincount
+
+    random = batch.random
+    prompts = random.integers(1, 40, SLOTS).astype(np.int32)
+    prefills = (prompts + random.integers(0, 30, SLOTS)).astype(np.int32)
+    prompts[:2] = prefills[:2]
+    mask = random.integers(-(2**31), 2**31, (SLOTS, -(-VOCAB // 32))).astype(np.int32)
+    counts = random.integers(0, 3, (SLOTS, VOCAB)).astype(np.int32)
+    arguments = (batch.slots, batch.tokens, prompts, prefills, mask, counts, int(prefills.max()))
+    assert_same(monkeypatch, "vllm.v1.worker.gpu.sample.penalties._bincount_kernel", bincount, *arguments)
+
+
+@pytest.mark.parametrize("check_all_masked", [False, True])
+def test_bias(monkeypatch: pytest.MonkeyPatch, batch: Batch, check_all_masked: bool) -> None:
+    from vllm.v1.worker.gpu.sample.logit_bias import apply_logit_bias
+
+    random = batch.random
+
+    def ids() -> np.ndarray:
+        return np.stack([random.permutation(VOCAB)[:8] for _ in range(SLOTS)]).astype(np.int32)
+
+    def counts() -> np.ndarray:
+        return random.choice([0, 0, 1, 5, 8], SLOTS).astype(np.int32)
+
+    allowed, num_allowed = ids(), counts()
+    stops, num_stops = ids(), counts()
+    stops[::2], num_stops[::2] = allowed[::2], num_allowed[::2]
+    biases = random.normal(0, 5, (SLOTS, 8)).astype(np.float32)
+    shortest = random.integers(0, 2**20, SLOTS).astype(np.int32)
+    restore = random.random(SLOTS) < 0.7
+    arguments = (
+        *(batch.logits(), batch.expanded_slots, batch.positions, num_allowed, allowed),
+        *(counts(), ids(), biases, shortest, num_stops, restore, stops, check_all_masked),
+    )
+    name = "vllm.v1.worker.gpu.sample.logit_bias._bias_kernel"
+    assert_same(monkeypatch, name, apply_logit_bias, *arguments)
+
+
 def test_min_p(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> None:
     from vllm.v1.worker.gpu.sample.min_p import apply_min_p
 

@@ -1,4 +1,4 @@
-"""What changes logits before sampling: penalties, min-p, top-k and top-p, grammar masks."""
+"""What changes logits before sampling: penalties, biases, min-p, top-k and top-p, grammar masks."""
 
 from __future__ import annotations
 
@@ -50,6 +50,75 @@ def penalties(
             line *= np.where(line > 0, np.float32(1) / scale, scale)
         line -= frequency[row] * counts.astype(np.float32)
         line -= presence[row] * (counts > 0).astype(np.float32)
+
+
+def bincount(
+    expanded_idx_mapping: Tensor,
+    all_token_ids: Tensor,
+    all_token_ids_stride: int,
+    prompt_len: Tensor,
+    prefill_len: Tensor,
+    prompt_bin_mask: Tensor,
+    prompt_bin_mask_stride: int,
+    output_bin_counts: Tensor,
+    output_bin_counts_stride: int,
+    **_launch: object,
+) -> None:
+    """Mark the tokens of each new request's prompt and count those it already generated, for the penalties."""
+    tokens, masks, counts = all_token_ids.numpy(), prompt_bin_mask.numpy(), output_bin_counts.numpy()
+    prompts, prefills = prompt_len.numpy(), prefill_len.numpy()
+    for slot in expanded_idx_mapping.numpy():
+        words, bits = np.divmod(tokens[slot, : prompts[slot]], 32)
+        np.bitwise_or.at(masks[slot], words, np.left_shift(np.int32(1), bits.astype(np.int32)))
+        np.add.at(counts[slot], tokens[slot, prompts[slot] : prefills[slot]], 1)
+
+
+def bias(
+    logits: Tensor,
+    logits_stride: int,
+    vocab_size: int,
+    expanded_idx_mapping: Tensor,
+    num_allowed_token_ids: Tensor,
+    allowed_token_ids: Tensor,
+    allowed_token_ids_stride: int,
+    num_logit_bias: Tensor,
+    bias_token_ids: Tensor,
+    bias_token_ids_stride: int,
+    biases: Tensor,
+    bias_stride: int,
+    pos: Tensor,
+    min_lens: Tensor,
+    num_stop_token_ids: Tensor,
+    restore_when_all_masked: Tensor,
+    stop_token_ids: Tensor,
+    stop_token_ids_stride: int,
+    *,
+    CHECK_ALL_MASKED_ROWS: bool,
+    **_launch: object,
+) -> None:
+    """Keep only allowed tokens, add logit biases, and forbid stop tokens before the shortest length, in place."""
+    values, slots = logits.numpy()[:, :vocab_size], expanded_idx_mapping.numpy()
+    num_allowed = num_allowed_token_ids.numpy()[slots]
+    num_biased = num_logit_bias.numpy()[slots]
+    num_stops = num_stop_token_ids.numpy()[slots]
+    num_stops = np.where(pos.numpy() + 1 < min_lens.numpy()[slots], num_stops, 0)
+    for row in np.flatnonzero((num_allowed > 0) | (num_biased > 0) | (num_stops > 0)):
+        slot, line = slots[row], values[row]
+        if num_allowed[row] > 0:
+            allowed = allowed_token_ids.numpy()[slot, : num_allowed[row]]
+            kept = line[allowed]
+            line[:] = -np.inf
+            line[allowed] = kept
+        if num_biased[row] > 0:
+            biased = bias_token_ids.numpy()[slot, : num_biased[row]]
+            line[biased] = line[biased] + biases.numpy()[slot, : num_biased[row]]
+        if num_stops[row] > 0:
+            stops = stop_token_ids.numpy()[slot, : num_stops[row]]
+            before = line[stops]
+            line[stops] = -np.inf
+            if CHECK_ALL_MASKED_ROWS and restore_when_all_masked[int(slot)] and line.max() == -np.inf:
+                restored = np.isfinite(before)
+                line[stops[restored]] = before[restored]
 
 
 def min_p(
@@ -117,6 +186,8 @@ def _unpack(words: np.ndarray, count: int) -> np.ndarray:
 
 REPLACEMENTS: dict[str, Callable[..., object]] = {
     _SAMPLE + "penalties._penalties_kernel": penalties,
+    _SAMPLE + "penalties._bincount_kernel": bincount,
+    _SAMPLE + "logit_bias._bias_kernel": bias,
     _SAMPLE + "min_p._min_p_kernel": min_p,
     _TOP_K_TOP_P: apply_top_k_top_p,
     _GRAMMAR: apply_grammar_bitmask,

@@ -1,0 +1,101 @@
+"""The launcher: environment, command line, and a server that ends with its block. The server is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engines.vllm import launch
+
+ANSWERING = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace `vllm serve` by a Python program, given as the list's only item."""
+    source = [ANSWERING]
+    monkeypatch.setattr(
+        launch, "serve_command", lambda model, port, options: [sys.executable, "-c", source[0], str(port)]
+    )
+    return source
+
+
+def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_the_server_ends_with_its_block_and_takes_its_children_along(
+    program: list[str], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    log = tmp_path / "log"
+    with launch.Server("model", log=log, on_wait=lambda seconds, line: seen.append(line)) as server:
+        assert server.healthy()
+        child = int(log.read_text().split()[1])
+        assert is_alive(child)
+    assert seen
+    assert not server.healthy()
+    assert not is_alive(child)
+
+
+def test_an_error_inside_the_block_ends_the_server(program: list[str], tmp_path: Path) -> None:
+    with pytest.raises(KeyError), launch.Server("model", log=tmp_path / "log") as server:
+        raise KeyError
+    assert not server.healthy()
+
+
+def test_a_server_that_dies_is_reported_with_its_log(program: list[str], tmp_path: Path) -> None:
+    program[0] = "raise SystemExit('no such model')"
+    with pytest.raises(launch.ServerError, match="no such model"), launch.Server("m", log=tmp_path / "log"):
+        pass
+
+
+def test_a_server_that_never_answers_is_stopped(program: list[str], tmp_path: Path) -> None:
+    program[0] = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    log = tmp_path / "log"
+    with pytest.raises(launch.ServerError, match="not ready"), launch.Server("m", log=log, timeout=2.0):
+        pass
+    assert not is_alive(int(log.read_text()))
+
+
+def test_what_is_set_already_wins() -> None:
+    variables = launch.environment({"OMP_NUM_THREADS": "2", "PYTHONPATH": "mine"}, gpu=False)
+    assert variables["OMP_NUM_THREADS"] == "2"
+    assert variables["TRITON_INTERPRET"] == "1"
+    assert variables["PYTHONPATH"].split(os.pathsep)[-2:] == [str(launch.HERE / "interpreter"), "mine"]
+
+
+def test_a_gpu_gets_the_engine_as_it_is() -> None:
+    variables = launch.environment({}, gpu=True)
+    assert "TRITON_INTERPRET" not in variables
+    assert str(launch.HERE / "interpreter") not in variables["PYTHONPATH"]
+    assert launch.serve_command("model", 1, gpu=True)[-5:] == ["model", "--host", "127.0.0.1", "--port", "1"]
+
+
+def test_options_of_the_user_come_last() -> None:
+    command = launch.serve_command("model", 1, ("--dtype", "bfloat16"), gpu=False)
+    assert command.index("float32") < command.index("bfloat16")
+
+
+def test_vllm_finds_triton_and_the_entry_points_in_the_launcher_s_environment() -> None:
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "from vllm.triton_utils import HAS_TRITON\n"
+        "names = {e.name for e in entry_points(group='vllm.general_plugins')}\n"
+        "assert HAS_TRITON and {'triton_on_cpu', 'nemotron_diffusion'} <= names, (HAS_TRITON, names)\n"
+    )
+    command = [sys.executable, "-m", "tests.engines.vllm.launch", "run", sys.executable, "-c", code]
+    subprocess.run(command, check=True, cwd=launch.CHECKOUT)
