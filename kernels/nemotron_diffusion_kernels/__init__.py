@@ -1,1 +1,6 @@
-"""GPU kernels of the plugin, in torch and Triton. None so far: the engine's attention serves all modes."""
+"""Operators of block decoding as Triton kernels, each beside its reference in plain torch.
+
+One package per operator. In each, `api.py` checks the arguments and
+chooses the backend, `reference.py` states the mathematics and `triton.py` is the kernel. Depends on torch and
+Triton only; without Triton the torch backends still work. The engines do not call these operators yet.
+"""

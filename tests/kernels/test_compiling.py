@@ -1,0 +1,77 @@
+"""The kernels compile for a GPU of compute capability 9.0; Triton needs no GPU for that."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton.backends.nvidia", reason="this Triton has no NVIDIA compiler")
+
+COMPILE = """
+import importlib, sys
+import triton
+from triton.backends.compiler import GPUTarget
+
+def compile_kernel(operator, kernel, pointers, constants, floats=()):
+    function = getattr(importlib.import_module(f"nemotron_diffusion_kernels.{operator}.triton"), kernel)
+    names = function.arg_names
+    kinds = {**pointers, **dict.fromkeys(floats, "fp32"), **dict.fromkeys(constants, "constexpr")}
+    signature = {name: kinds.get(name, "i32") for name in names}
+    constants = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if name.endswith("_stride")}
+    source = triton.compiler.ASTSource(function, signature, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    print(kernel, compiled.metadata.shared)
+"""
+
+ATTENTION = {
+    "DIM": 128,
+    "HEADS": 32,
+    "HEAD_DIM": 128,
+    "SPLIT": 512,
+}
+CASES = {
+    "split": (
+        "block_attention",
+        "_split_kernel",
+        {
+            **dict.fromkeys(["query", "key_pages", "value_pages"], "*bf16"),
+            **dict.fromkeys(["page_table", "query_start_loc", "seq_lens"], "*i32"),
+            "is_causal": "*i1",
+            **dict.fromkeys(["partial_sum", "partial_stats"], "*fp32"),
+        },
+        {
+            **ATTENTION,
+            **{"PAGE_SIZE": 16, "GROUP": 4, "ROWS": 64, "KEYS": 64, "ROW_TILES": 2, "MAX_QUERY": 32},
+            **{"STAGES": 2, "WIDEN": False},
+        },
+        ["scale_log2"],
+    ),
+    "merge": (
+        "block_attention",
+        "_merge_kernel",
+        {
+            **dict.fromkeys(["query_start_loc", "seq_lens"], "*i32"),
+            **dict.fromkeys(["partial_sum", "partial_stats"], "*fp32"),
+            "out": "*bf16",
+        },
+        {**ATTENTION, "MERGE_HEADS": 4},
+        ["value_scale"],
+    ),
+}
+
+
+def test_all_kernels_compile_for_compute_capability_90(tmp_path):
+    calls = "\n".join(f"compile_kernel(*{case!r})" for case in CASES.values())
+    kernels = Path(__file__).resolve().parents[2] / "kernels"
+    environment = {**os.environ, "PYTHONPATH": str(kernels), "TRITON_CACHE_DIR": str(tmp_path)}
+    environment["TRITON_INTERPRET"] = "0"
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE + calls], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    shared = {line.split()[0]: int(line.split()[1]) for line in result.stdout.splitlines()}
+    assert set(shared) == {case[1] for case in CASES.values()}
+    assert all(size <= 227 * 1024 for size in shared.values())

@@ -1,0 +1,52 @@
+"""What importing and calling the kernels brings in, each time in a fresh process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+
+ATTEND = """
+import sys, torch
+from nemotron_diffusion_kernels.block_attention import block_attention
+page = torch.ones(1, 16, 1, 32)
+index = torch.tensor([0, 1], dtype=torch.int32)
+block_attention(page[0, :1], page, page, index[None, :1], index, index[1:], index[1:] > 0,
+                max_query_length=1, max_seq_length=16, backend=BACKEND)
+"""
+
+
+def run(code: str, **variables: str) -> str:
+    """Standard output of a Python process that sees the kernels' import root and nothing else of the project."""
+    environment = {**os.environ, "PYTHONPATH": str(KERNELS), **variables}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=KERNELS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_torch_backends_work_without_triton_and_without_an_engine():
+    code = "import sys; sys.modules['triton'] = None\n" + ATTEND.replace("BACKEND", "'torch'")
+    loaded = run(code + "print(*sys.modules)").split()
+    assert "nemotron_diffusion_kernels.block_attention.reference" in loaded
+    foreign = {"vllm", "sglang", "transformers", "nemotron_diffusion_plugin", "nemotron_diffusion_patches"}
+    assert not foreign & {name.split(".")[0] for name in loaded}
+
+
+def test_the_fast_path_does_not_import_the_references():
+    code = ATTEND.replace("BACKEND", "'triton'") + "print(*sys.modules)"
+    loaded = run(code, TRITON_INTERPRET="1").split()
+    assert "nemotron_diffusion_kernels.block_attention.triton" in loaded
+    assert not [name for name in loaded if name.startswith("nemotron") and name.endswith("reference")]
+
+
+def test_the_package_itself_imports_nothing():
+    loaded = run("import sys, nemotron_diffusion_kernels; print(*sys.modules)").split()
+    assert not {"torch", "triton"} & set(loaded)
