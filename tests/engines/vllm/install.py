@@ -172,31 +172,33 @@ def check_machine(device: str) -> None:
 
 
 def build_checkout(environment: Path, engine: Path, state: str) -> None:
-    """Layer an environment over `engine` and install this checkout into it, editable."""
+    """Layer an environment over `engine` and install this checkout into it, editable.
+
+    An environment over the same engine is kept and only brought up to date: a server may be running in it.
+    """
     say(f"installing this checkout in {environment}")
-    shutil.rmtree(environment, ignore_errors=True)
     log = environment.with_suffix(".log")
     log.write_text("")
-    engine_python = engine / "bin" / "python"
-    run(engine_python, "-m", "venv", "--without-pip", environment, log=log)
-    python = environment / "bin" / "python"
-    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
-    (packages / "engine.pth").write_text(f"import site; site.addsitedir({engine_packages!r})\n")
-    run(
-        *(
-            engine_python,
-            "-m",
-            "pip",
-            "--python",
-            python,
-            "install",
-            "--disable-pip-version-check",
-            "--quiet",
-        ),
-        *("--no-deps", "--no-build-isolation", "--no-index", "--editable", CHECKOUT),
-        log=log,
+    engine_python, python = engine / "bin" / "python", environment / "bin" / "python"
+    base = environment / "engine"
+    if read(base) != str(engine):
+        shutil.rmtree(environment, ignore_errors=True)
+        run(engine_python, "-m", "venv", "--without-pip", environment, log=log)
+        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
+        (packages / "engine.pth").write_text(f"import site; site.addsitedir({engine_packages!r})\n")
+        base.write_text(str(engine))
+    pip = (
+        engine_python,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--disable-pip-version-check",
+        "--quiet",
     )
+    run(*pip, "--no-deps", "--no-build-isolation", "--no-index", "--editable", CHECKOUT, log=log)
     (environment / COMPLETE).write_text(state)
 
 

@@ -10,6 +10,7 @@ vLLM drops the launch grid on the way to a replacement, so the number of rows is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from triton_on_cpu.kernels import block_tables, inputs, logits, logprobs, sampling, verification
@@ -35,5 +36,7 @@ def register() -> None:
     from vllm.triton_utils.dispatcher import register_kernels
 
     remember(REPLACEMENTS)
-    register_kernels(REPLACEMENTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the dispatcher looks at every name of every module
+        register_kernels(REPLACEMENTS)
     _registered = True
