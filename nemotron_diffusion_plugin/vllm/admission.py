@@ -37,6 +37,7 @@ class Admission(LogitsProcessor):
         if _settings is None:
             return
         options = _settings.options(sampling_params)
+        refuse_oversized(sampling_params)
         if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
             raise OptionError(
                 f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
@@ -52,6 +53,26 @@ class Admission(LogitsProcessor):
     def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
         """Return the logits as they are."""
         return logits
+
+
+def refuse_oversized(params: Any) -> None:
+    """Raise `OptionError` for lists that vLLM accepts here but whose worker ends the engine over."""
+    from vllm import envs
+    from vllm.v1.worker.gpu.sample import logit_bias
+
+    bad_words = params.bad_words_token_ids or []
+    sizes = {
+        "stop_token_ids with min_tokens": (
+            len(params.all_stop_token_ids) if params.min_tokens else 0,
+            logit_bias.MAX_NUM_STOP_TOKEN_IDS,
+        ),
+        "allowed_token_ids": (len(params.allowed_token_ids or ()), logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS),
+        "bad_words": (len(bad_words), envs.VLLM_MAX_NUM_BAD_WORDS),
+        "bad_words, in tokens": (sum(map(len, bad_words)), envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS),
+    }
+    for name, (size, limit) in sizes.items():
+        if size > limit:
+            raise OptionError(f"field '{name}': got {size} entries, expected at most {limit}")
 
 
 def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:

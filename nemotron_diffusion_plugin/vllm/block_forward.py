@@ -55,6 +55,7 @@ class BlockForward:
         self.attn_groups: list[list[Any]] | None = None
         self.device = block_tables.device
         self.dtype: torch.dtype = vllm_config.model_config.dtype
+        self.vocab_size: int = vllm_config.model_config.get_vocab_size()
         self.max_tokens: int = vllm_config.scheduler_config.max_num_batched_tokens
         self.count = 0
         self._own_tables = [torch.zeros_like(table) for table in block_tables.input_block_tables]

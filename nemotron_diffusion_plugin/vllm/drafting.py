@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
 from nemotron_diffusion_plugin.decoding.commit import choose
-from nemotron_diffusion_plugin.decoding.pick import RowNoise, pick
 from nemotron_diffusion_plugin.decoding.stop import ends_block
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
-from nemotron_diffusion_plugin.vllm.request_table import NO_TOKEN, BlockPhase, RequestTable
+from nemotron_diffusion_plugin.vllm.picking import BlockPicker
+from nemotron_diffusion_plugin.vllm.request_table import BlockPhase, RequestTable
 
 UNBOUNDED = 0
 
@@ -49,10 +49,10 @@ class Drafter:
     denoise steps is decided by the model.
     """
 
-    def __init__(self, table: RequestTable, forward: BlockForward, seeds: torch.Tensor) -> None:
+    def __init__(self, table: RequestTable, forward: BlockForward, sampling_states: Any) -> None:
         self.table = table
         self.forward = forward
-        self.seeds = seeds
+        self.picker = BlockPicker(table, forward, sampling_states)
 
     def run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
         """Draft for the `speculating` slots and go on with every unfinished block, for at most `bound` forwards.
@@ -109,43 +109,10 @@ class Drafter:
         for chunk in group.chunks:
             blocks = chunk.blocks
             hidden = self.forward.run(blocks, tokens[chunk.rows][blocks.owner, blocks.local], chunk.lora_rows)
-            logits = self.forward.logits(hidden)
-            self._ban_early_stops(group, chunk, logits)
-            temperature, uniform = self._sampling(group, chunk, logits.shape[1])
-            ids, sure = pick(logits, self.table.mask_token_id, temperature, uniform)
+            ids, sure = self.picker.pick(group.slots[chunk.rows], group.index[chunk.rows], blocks, hidden)
             picked[chunk.rows][blocks.owner, blocks.local] = ids
             confidence[chunk.rows][blocks.owner, blocks.local] = sure
         return picked, confidence
-
-    def _sampling(
-        self, group: _Group, chunk: _Chunk, vocab: int
-    ) -> tuple[torch.Tensor | None, RowNoise | None]:
-        """Temperatures and noise of a chunk; drafts of self-speculation are always the most likely token."""
-        slots = group.slots[chunk.rows]
-        temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
-        if not temperature.any():
-            return None, None
-        blocks, index = chunk.blocks, group.index[chunk.rows]
-        seeds = self.seeds[index][blocks.owner]
-        steps = self.table.blocks.step[index][blocks.owner] + 1
-        by_row = self.table.on_device(temperature, torch.float64)[blocks.owner]
-
-        def uniform(part: slice) -> torch.Tensor:
-            return noise.uniform(seeds[part], blocks.positions[part], steps[part], vocab)
-
-        return by_row, uniform
-
-    def _ban_early_stops(self, group: _Group, chunk: _Chunk, logits: torch.Tensor) -> None:
-        """Stop tokens are no choice before the request's `min_tokens`-th token."""
-        slots = group.slots[chunk.rows]
-        table = self.table
-        banned = np.clip(table.banned_until[slots] - table.start[slots], 0, table.block_size[slots])
-        banned[~table.is_diffusion(slots)] = 0
-        for row in np.flatnonzero(banned):
-            first = int(chunk.blocks.offsets[row])
-            stop_ids = table.stop_ids[int(slots[row])]
-            stop_ids = stop_ids[stop_ids != NO_TOKEN]
-            logits[first : first + int(banned[row])].index_fill_(1, stop_ids, -torch.inf)
 
     def _commit(self, group: _Group, picked: torch.Tensor, confidence: torch.Tensor) -> list[int]:
         """Commit on the denoising rows; returns the slots whose block is finished."""

@@ -78,7 +78,7 @@ class BlockSpeculator(BaseSpeculator):
     def attach_forward(self, forward: BlockForward) -> None:
         """Take the forward over the KV cache; called once the cache exists, and again when it is rebuilt."""
         self.forward = forward
-        self.drafter = Drafter(self.table, forward, self.sampler.sampling_states.seeds.gpu)
+        self.drafter = Drafter(self.table, forward, self.sampler.sampling_states)
         self.replay = BlockReplay(self.table, forward, self.req_states)
 
     def take_report(self) -> StepReport:

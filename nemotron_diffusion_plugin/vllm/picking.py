@@ -1,0 +1,89 @@
+"""Picking tokens for the rows of a bidirectional forward, a bounded number of logits at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemotron_diffusion_plugin.decoding import noise
+from nemotron_diffusion_plugin.decoding.pick import RowNoise, pick
+from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
+from nemotron_diffusion_plugin.vllm.request_table import NO_TOKEN, RequestTable
+
+LOGITS_AT_ONCE = 1 << 28
+"""Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""
+
+
+@dataclass
+class _Sampling:
+    """Temperature, seed, absolute position and denoise step of each row of the forward, `[T]`."""
+
+    temperature: torch.Tensor
+    seeds: torch.Tensor
+    positions: torch.Tensor
+    steps: torch.Tensor
+
+    def of(self, part: slice, vocab: int) -> tuple[torch.Tensor, RowNoise]:
+        """The temperatures of some rows, and the noise of slices of them."""
+        seeds, positions, steps = self.seeds[part], self.positions[part], self.steps[part]
+
+        def uniform(rows: slice) -> torch.Tensor:
+            return noise.uniform(seeds[rows], positions[rows], steps[rows], vocab)
+
+        return self.temperature[part], uniform
+
+
+class BlockPicker:
+    """Picks a token and its confidence for every row; drafts of self-speculation are always the most likely token."""
+
+    def __init__(self, table: RequestTable, forward: BlockForward, sampling_states: Any) -> None:
+        self.table = table
+        self.forward = forward
+        self.sampling_states = sampling_states
+
+    def pick(
+        self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens int64 `[T]` and confidences float32 `[T]` for hidden states `[T, hidden_size]`.
+
+        `slots` (host) and `index` (device) name the request slot of each of the forward's blocks.
+        """
+        sampling = self._sampling(slots, index, blocks)
+        banned = self._early_stops(slots, blocks)
+        tokens = blocks.local.new_empty(blocks.num_tokens)
+        confidence = torch.empty(blocks.num_tokens, dtype=torch.float32, device=tokens.device)
+        rows = max(1, LOGITS_AT_ONCE // self.forward.vocab_size)
+        for first in range(0, blocks.num_tokens, rows):
+            part = slice(first, min(first + rows, blocks.num_tokens))
+            logits = self.forward.logits(hidden[part])
+            for begin, end, ids in banned:
+                logits[max(begin - first, 0) : max(end - first, 0)].index_fill_(1, ids, -torch.inf)
+            temperature, uniform = (None, None) if sampling is None else sampling.of(part, logits.shape[1])
+            tokens[part], confidence[part] = pick(logits, self.table.mask_token_id, temperature, uniform)
+        return tokens, confidence
+
+    def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks) -> _Sampling | None:
+        temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
+        if not temperature.any():
+            return None
+        return _Sampling(
+            self.table.on_device(temperature, torch.float64)[blocks.owner],
+            self.sampling_states.seeds.gpu[index][blocks.owner],
+            blocks.positions,
+            self.table.blocks.step[index][blocks.owner] + 1,
+        )
+
+    def _early_stops(self, slots: np.ndarray, blocks: PreparedBlocks) -> list[tuple[int, int, torch.Tensor]]:
+        """Rows `[begin, end)` whose position comes before the request's `min_tokens`-th token, and its stop ids."""
+        table = self.table
+        counts = np.clip(table.banned_until[slots] - table.start[slots], 0, table.block_size[slots])
+        counts[~table.is_diffusion(slots)] = 0
+        banned = []
+        for row in np.flatnonzero(counts):
+            ids = table.stop_ids[int(slots[row])]
+            begin = int(blocks.offsets[row])
+            banned.append((begin, begin + int(counts[row]), ids[ids != NO_TOKEN]))
+        return banned
