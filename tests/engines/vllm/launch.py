@@ -38,7 +38,8 @@ CPU_OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"),
     *("--kv-cache-memory-bytes", "1G"),  # an explicit size also spares vLLM's memory profiling
 )
-ALWAYS = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 class ServerError(RuntimeError):
@@ -53,11 +54,16 @@ def has_gpu() -> bool:
     return "GPU " in listing.stdout
 
 
-def environment(base: Mapping[str, str] | None = None, gpu: bool | None = None) -> dict[str, str]:
-    """Return `base` (default: this process's variables) with what vLLM needs here. Values already set win."""
+def environment(
+    base: Mapping[str, str] | None = None, gpu: bool | None = None, offline: bool = True
+) -> dict[str, str]:
+    """Return `base` (default: this process's variables) with what vLLM needs here. Values already set win.
+
+    `offline` keeps Hugging Face libraries off the network, which a model that is a local folder never needs.
+    """
     variables = dict(os.environ if base is None else base)
     gpu = has_gpu() if gpu is None else gpu
-    for name, value in {**ALWAYS, **({} if gpu else CPU_VARIABLES)}.items():
+    for name, value in {**ALWAYS, **(OFFLINE if offline else {}), **({} if gpu else CPU_VARIABLES)}.items():
         variables.setdefault(name, value)
     roots = [*IMPORT_ROOTS, *([] if gpu else [HERE / "interpreter"])]
     inherited = variables.get("PYTHONPATH")
@@ -118,7 +124,7 @@ class Server:
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 serve_command(self.model, self.port, self.options),
-                env=environment({**os.environ, **self.variables}),
+                env=environment({**os.environ, **self.variables}, offline=Path(self.model).is_dir()),
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -193,8 +199,10 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
+    offline = True
     if len(arguments) >= 2 and arguments[0] == "serve":
         model, *options = arguments[1:]
+        offline = Path(model).is_dir()
         port = 8000
         if "--port" in options:
             position = options.index("--port")
@@ -206,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         print(__doc__, file=sys.stderr)
         return 2
-    os.execvpe(command[0], command, environment())
+    os.execvpe(command[0], command, environment(offline=offline))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,15 @@ def test_a_gpu_gets_the_engine_as_it_is() -> None:
     assert launch.serve_command("model", 1, gpu=True)[-5:] == ["model", "--host", "127.0.0.1", "--port", "1"]
 
 
+def test_only_a_local_folder_is_served_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(os, "execvpe", lambda file, command, variables: started.append(variables))
+    for model in (str(tmp_path), "nvidia/Nemotron-Labs-Diffusion-8B"):
+        launch.main(["serve", model, "--port", "1"])
+    assert [variables.get("HF_HUB_OFFLINE") for variables in started] == ["1", None]
+
+
 def test_options_of_the_user_come_last() -> None:
     command = launch.serve_command("model", 1, ("--dtype", "bfloat16"), gpu=False)
     assert command.index("float32") < command.index("bfloat16")
