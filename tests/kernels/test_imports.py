@@ -7,13 +7,16 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
-ATTEND = """
+OPERATORS = ("block_attention", "pick")
+CALLS = """
 import sys, torch
 from nemotron_diffusion_kernels.block_attention import block_attention
+from nemotron_diffusion_kernels.pick import pick
 page = torch.ones(1, 16, 1, 32)
 index = torch.tensor([0, 1], dtype=torch.int32)
 block_attention(page[0, :1], page, page, index[None, :1], index, index[1:], index[1:] > 0,
                 max_query_length=1, max_seq_length=16, backend=BACKEND)
+pick(torch.zeros(1, 8), 3, backend=BACKEND)
 """
 
 
@@ -33,17 +36,17 @@ def run(code: str, **variables: str) -> str:
 
 
 def test_the_torch_backends_work_without_triton_and_without_an_engine():
-    code = "import sys; sys.modules['triton'] = None\n" + ATTEND.replace("BACKEND", "'torch'")
+    code = "import sys; sys.modules['triton'] = None\n" + CALLS.replace("BACKEND", "'torch'")
     loaded = run(code + "print(*sys.modules)").split()
-    assert "nemotron_diffusion_kernels.block_attention.reference" in loaded
+    assert {f"nemotron_diffusion_kernels.{operator}.reference" for operator in OPERATORS} <= set(loaded)
     foreign = {"vllm", "sglang", "transformers", "nemotron_diffusion_plugin", "nemotron_diffusion_patches"}
     assert not foreign & {name.split(".")[0] for name in loaded}
 
 
 def test_the_fast_path_does_not_import_the_references():
-    code = ATTEND.replace("BACKEND", "'triton'") + "print(*sys.modules)"
+    code = CALLS.replace("BACKEND", "'triton'") + "print(*sys.modules)"
     loaded = run(code, TRITON_INTERPRET="1").split()
-    assert "nemotron_diffusion_kernels.block_attention.triton" in loaded
+    assert {f"nemotron_diffusion_kernels.{operator}.triton" for operator in OPERATORS} <= set(loaded)
     assert not [name for name in loaded if name.startswith("nemotron") and name.endswith("reference")]
 
 

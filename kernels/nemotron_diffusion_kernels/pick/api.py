@@ -1,0 +1,63 @@
+"""The most likely token of a row of logits, with its confidence: arguments, checks, choice of backend."""
+
+from typing import NamedTuple
+
+import torch
+
+from ..backends import resolve
+from ..checks import FLOATS, check_rows_contiguous, check_tensor
+
+_NAME = "pick"
+
+
+class Picked(NamedTuple):
+    """What a row picked; int64 `[N]` tokens and float32 `[N]` confidences, None where not asked for."""
+
+    tokens: torch.Tensor
+    confidence: torch.Tensor
+    second_tokens: torch.Tensor | None = None
+    second_confidence: torch.Tensor | None = None
+
+
+def pick(
+    logits: torch.Tensor,
+    mask_token_id: int | None,
+    *,
+    with_second: bool = False,
+    backend: str | None = None,
+) -> Picked:
+    """Return the most likely token of every row of logits `[N, V]` and its confidence (model description, 3.2).
+
+    The mask id is never picked, yet it stays in the denominator of the confidence, which is the un-tempered
+    softmax probability of the picked token. Ties go to the lowest id. The second best token is the best one when
+    the first is left out too. A logit that is NaN is never picked and makes the row's confidences NaN, as do a
+    row of -inf alone and an infinite logit. A row's result does not depend on other rows.
+
+    The Triton backend reads the logits once and makes no copy of them; nothing is read on the host.
+
+    Args:
+        logits: float32, bfloat16 or float16 `[N, V]`, any stride between rows; not changed.
+        mask_token_id: 0 to V - 1, or None when no id is excluded.
+        with_second: also return the second best token and its confidence.
+        backend: "torch", "triton", or None for Triton on a GPU and torch elsewhere.
+
+    Raises:
+        ValueError: a shape, dtype or id does not fit, or the vocabulary has too few ids to pick from.
+        RuntimeError: the backend asked for cannot run here.
+    """
+    check_tensor(_NAME, "logits", logits, (None, None), FLOATS, logits.device)
+    check_rows_contiguous(_NAME, "logits", logits)
+    vocabulary = logits.shape[1]
+    if mask_token_id is not None and not 0 <= mask_token_id < vocabulary:
+        raise ValueError(f"{_NAME}: mask_token_id is {mask_token_id}, expected 0 to {vocabulary - 1} or None")
+    wanted = 2 if with_second else 1
+    left = vocabulary - (mask_token_id is not None)
+    if left < wanted:
+        raise ValueError(f"{_NAME}: {left} ids to pick from, expected at least {wanted}")
+    if resolve(_NAME, backend, logits.device) == "torch":
+        from .reference import pick_reference
+
+        return pick_reference(logits, mask_token_id, with_second)
+    from .triton import pick_triton
+
+    return pick_triton(logits, mask_token_id, with_second)
