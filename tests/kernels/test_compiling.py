@@ -76,6 +76,26 @@ CASES = {
         },
         {"TILES": 32, "WITH_SECOND": True},
     ),
+    "commit": (
+        "commit",
+        "_commit_kernel",
+        {
+            **dict.fromkeys(["tokens", "step", "num_masks", "picked", "kinds", "step_bounds"], "*i64"),
+            **dict.fromkeys(["tokens_per_step", "stop_token_ids"], "*i64"),
+            **dict.fromkeys(["confidence", "thresholds"], "*fp32"),
+            **dict.fromkeys(["masked", "finished"], "*i1"),
+        },
+        {"BLOCK_SIZE": 32, "COLUMNS": 32, "STOPS": 2},
+    ),
+    "accept": (
+        "accept",
+        "_accept_kernel",
+        {
+            **dict.fromkeys(["drafts", "verified", "accepted", "emitted", "seeds", "new_lengths"], "*i64"),
+            **dict.fromkeys(["num_drafts", "lengths"], "*i32"),
+        },
+        {"DRAFTS": 31, "COLUMNS": 32},
+    ),
 }
 
 

@@ -7,16 +7,21 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
-OPERATORS = ("block_attention", "pick")
+OPERATORS = ("accept", "block_attention", "commit", "pick")
 CALLS = """
 import sys, torch
+from nemotron_diffusion_kernels.accept import accept
 from nemotron_diffusion_kernels.block_attention import block_attention
+from nemotron_diffusion_kernels.commit import Rules, commit
 from nemotron_diffusion_kernels.pick import pick
 page = torch.ones(1, 16, 1, 32)
 index = torch.tensor([0, 1], dtype=torch.int32)
 block_attention(page[0, :1], page, page, index[None, :1], index, index[1:], index[1:] > 0,
                 max_query_length=1, max_seq_length=16, backend=BACKEND)
 pick(torch.zeros(1, 8), 3, backend=BACKEND)
+one, row = torch.ones(1, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
+accept(row[:, :3], row, one, one, backend=BACKEND)
+commit(row, row > 0, one, one, row, row.float(), Rules(one, one.float(), one, one), backend=BACKEND)
 """
 
 

@@ -1,0 +1,132 @@
+"""The commit of a denoise step in Triton: one program per block, ranks by comparing all pairs."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .rules import BOUND_FACTOR, BOUND_MINIMUM, NO_STEP_BOUND, Rule, Rules
+
+_THRESHOLD = tl.constexpr(int(Rule.THRESHOLD))
+_SCHEDULE = tl.constexpr(int(Rule.SCHEDULE))
+_THRESHOLD_BOUND = tl.constexpr(int(Rule.THRESHOLD_BOUND))
+_CUMULATIVE_ERROR = tl.constexpr(int(Rule.CUMULATIVE_ERROR))
+_FIXED = tl.constexpr(int(Rule.FIXED))
+_NO_STEP_BOUND = tl.constexpr(NO_STEP_BOUND)
+_BOUND_MINIMUM = tl.constexpr(BOUND_MINIMUM)
+_BOUND_FACTOR = tl.constexpr(BOUND_FACTOR)
+
+
+@triton.jit
+def _commit_kernel(
+    tokens,
+    masked,
+    step,
+    num_masks,
+    picked,
+    confidence,
+    kinds,
+    thresholds,
+    step_bounds,
+    tokens_per_step,
+    stop_token_ids,
+    finished,
+    tokens_stride,
+    masked_stride,
+    picked_stride,
+    confidence_stride,
+    stops_stride,
+    BLOCK_SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STOPS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    is_column = column < BLOCK_SIZE
+    is_masked = tl.load(masked + row * masked_stride + column, mask=is_column, other=0) != 0
+    p = tl.load(confidence + row * confidence_stride + column, mask=is_column, other=0.0)
+    old = tl.load(tokens + row * tokens_stride + column, mask=is_column, other=-1)
+    new = tl.load(picked + row * picked_stride + column, mask=is_column, other=-1)
+    done = tl.load(step + row)
+    masks = tl.load(num_masks + row)
+    kind = tl.load(kinds + row)
+    threshold = tl.load(thresholds + row)
+    bound = tl.load(step_bounds + row)
+
+    key = tl.where(is_masked, tl.where(p == p, p, float("inf")), -1.0)
+    is_before = (key[None, :] > key[:, None]) | (
+        (key[None, :] == key[:, None]) & (column[None, :] < column[:, None])
+    )
+    place = tl.sum(is_before.to(tl.int32), 1)
+
+    divisor = tl.maximum(tl.where(bound != _NO_STEP_BOUND, bound, masks), 1)
+    count = masks // divisor + (done < masks % divisor).to(tl.int64)
+    is_scheduled = place < count
+    is_certain = p >= threshold
+    needed = 1.0 - tl.div_rn(tl.full([COLUMNS], _BOUND_FACTOR, tl.float32), (place + 2).to(tl.float32))
+    by_place = (p >= _BOUND_MINIMUM) & (p >= needed)
+    taken = (place == 0) | (is_scheduled & (bound != _NO_STEP_BOUND))
+    taken |= (kind == _THRESHOLD) & is_certain
+    taken |= (kind == _SCHEDULE) & is_scheduled
+    taken |= (kind == _THRESHOLD_BOUND) & (is_certain | by_place)
+    taken |= (kind == _FIXED) & (place < tl.load(tokens_per_step + row))
+    if kind == _CUMULATIVE_ERROR:
+        product = tl.full([COLUMNS], 1.0, dtype=tl.float64)
+        for rank in range(0, BLOCK_SIZE):
+            product *= tl.sum(tl.where(place == rank, p, 0.0), 0).to(tl.float64)
+            taken |= (place == rank) & (product.to(tl.float32) >= threshold)
+    chosen = taken & is_masked
+
+    result = tl.where(chosen, new, old)
+    left = is_masked & (chosen == 0)
+    tl.store(tokens + row * tokens_stride + column, result, mask=is_column)
+    tl.store(masked + row * masked_stride + column, left, mask=is_column)
+    tl.store(step + row, done + tl.max(chosen.to(tl.int32), 0))
+
+    first_mask = tl.min(tl.where(left, column, COLUMNS), 0)
+    is_stop = tl.zeros([COLUMNS], dtype=tl.int1)
+    for index in range(0, STOPS):
+        is_stop |= result == tl.load(stop_token_ids + row * stops_stride + index)
+    first_stop = tl.min(tl.where(is_stop & is_column, column, COLUMNS), 0)
+    tl.store(finished + row, (first_mask == COLUMNS) | (first_stop < first_mask))
+
+
+def commit_triton(
+    tokens: torch.Tensor,
+    masked: torch.Tensor,
+    step: torch.Tensor,
+    num_masks: torch.Tensor,
+    picked: torch.Tensor,
+    confidence: torch.Tensor,
+    rules: Rules,
+    stop_token_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """Change the blocks and return which are finished; the arguments are those of `commit`, checked there."""
+    rows, block_size = tokens.shape
+    finished = masked.new_empty(rows)
+    if rows == 0:
+        return finished
+    stops = tokens if stop_token_ids is None else stop_token_ids
+    _commit_kernel[(rows,)](
+        tokens,
+        masked,
+        step,
+        num_masks,
+        picked,
+        confidence,
+        rules.kind,
+        rules.threshold,
+        rules.steps,
+        rules.tokens_per_step,
+        stops,
+        finished,
+        tokens.stride(0),
+        masked.stride(0),
+        picked.stride(0),
+        confidence.stride(0),
+        stops.stride(0),
+        BLOCK_SIZE=block_size,
+        COLUMNS=triton.next_power_of_2(block_size),
+        STOPS=0 if stop_token_ids is None else stop_token_ids.shape[1],
+        num_warps=1 if block_size <= 32 else 4,
+    )
+    return finished
