@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nemotron_diffusion_plugin.cli.demo import QUESTION, ask_in_every_mode, show
-from tests.engines.vllm.launch import Server, ServerError, has_gpu
+from tests.engines.vllm.launch import Server, ServerError, check_model, has_gpu
 
 CPU_OPTIONS = ("--kv-cache-memory-bytes", "128M")
 NEXT = """\
@@ -27,12 +27,17 @@ NEXT = """\
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, type=Path, help="checkpoint folder")
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--max-tokens", type=int, default=200)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
+    try:
+        check_model(arguments.model)
+    except FileNotFoundError as error:
+        console.print(escape(str(error)))
+        return 2
     log = Path(tempfile.gettempdir()) / "nemotron-diffusion-demo.log"
     device = "GPU" if has_gpu() else "CPU"
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,6 +41,7 @@ CPU_OPTIONS = (
 )
 ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
+_NOISE = ("nanobind: ", " - leaked ", " - ... skipped ", "See https://nanobind")
 
 
 class ServerError(RuntimeError):
@@ -78,6 +80,18 @@ def serve_command(
     gpu = has_gpu() if gpu is None else gpu
     program = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
     return [*program, "--host", HOST, "--port", str(port), *(() if gpu else CPU_OPTIONS), *options]
+
+
+def check_model(model: str | Path) -> None:
+    """Refuse a path that leads nowhere, which vLLM would look for on a hub and report a minute later.
+
+    Raises:
+        FileNotFoundError: `model` is neither a folder nor of the form owner/name.
+    """
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)):
+        raise FileNotFoundError(
+            f"MODEL={model}: no such folder, and not the name of a hub model (owner/name)"
+        )
 
 
 def free_port() -> int:
@@ -155,8 +169,9 @@ class Server:
             return False
 
     def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines of the log, without what Triton's bindings print whenever a process fails."""
         with self.log.open(errors="replace") as text:
-            return "".join(deque(text, maxlen=lines))
+            return "".join(deque((line for line in text if not line.startswith(_NOISE)), maxlen=lines))
 
     def stop(self) -> None:
         """Ask the server to end, and after ten seconds make it. Safe to call twice."""
@@ -202,6 +217,11 @@ def main(arguments: Sequence[str]) -> int:
     offline = True
     if len(arguments) >= 2 and arguments[0] == "serve":
         model, *options = arguments[1:]
+        try:
+            check_model(model)
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            return 2
         offline = Path(model).is_dir()
         port = 8000
         if "--port" in options:

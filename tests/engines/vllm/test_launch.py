@@ -94,6 +94,20 @@ def test_only_a_local_folder_is_served_offline(monkeypatch: pytest.MonkeyPatch, 
     assert [variables.get("HF_HUB_OFFLINE") for variables in started] == ["1", None]
 
 
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "a/b/c", ""])
+def test_a_path_that_leads_nowhere_is_refused_at_once(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["serve", model]) == 2
+    assert f"MODEL={model}: no such folder" in capsys.readouterr().err
+
+
+def test_the_log_s_tail_leaves_out_what_the_bindings_print(tmp_path: Path) -> None:
+    server = launch.Server("model", log=tmp_path / "log")
+    server.log.write_text(
+        'reason\nnanobind: leaked 4 instances!\n - leaked type "x"\n - ... skipped remainder\n'
+    )
+    assert server.log_tail() == "reason\n"
+
+
 def test_options_of_the_user_come_last() -> None:
     command = launch.serve_command("model", 1, ("--dtype", "bfloat16"), gpu=False)
     assert command.index("float32") < command.index("bfloat16")
