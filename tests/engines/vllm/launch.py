@@ -88,7 +88,7 @@ def check_model(model: str | Path) -> None:
     Raises:
         FileNotFoundError: `model` is neither a folder nor of the form owner/name.
     """
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)):
+    if not (str(model) and Path(model).is_dir()) and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)):
         raise FileNotFoundError(
             f"MODEL={model}: no such folder, and not the name of a hub model (owner/name)"
         )
