@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,12 +50,18 @@ def initialize(model: ReferenceModel, seed: int) -> None:
                 parameter.normal_(std=0.02 * scale, generator=generator)
 
 
-def draw_batches(encoder: ChatEncoder, block_size: int, tokens_per_batch: int, seed: int) -> Iterator[Batch]:
+def draw_batches(
+    encoder: ChatEncoder,
+    block_size: int,
+    tokens_per_batch: int,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+) -> Iterator[Batch]:
     """Yield batches forever: conversations of like length together, at most ``tokens_per_batch`` tokens."""
     rng = random.Random(seed)
     while True:
         pool = sorted(
-            (draw_conversation(rng, encoder) for _ in range(POOL_SIZE)),
+            (draw_conversation(rng, encoder, weights) for _ in range(POOL_SIZE)),
             key=lambda c: (sum(end - start for start, end in c.answers) // block_size, len(c.tokens)),
         )
         groups: list[list[Conversation]] = []
@@ -142,12 +148,15 @@ def train_base(
     seed: int,
     steps: int | None,
     minutes: float | None,
+    weights: Mapping[str, float] | None = None,
+    peak: float = 1.0,
     tokens_per_batch: int = 3072,
     workers: int = 2,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Train ``model`` in place for ``steps`` optimizer steps or ``minutes``, whichever ends first.
 
+    ``weights`` replaces the weights of some task categories; ``peak`` scales the learning rates.
     Every step averages one batch from each of ``workers`` threads. The matrix products run in bfloat16, the
     weights stay float32. With ``steps`` alone the result is a function of the seed; with ``minutes`` it also
     depends on the machine's speed. Raises ValueError when neither is given.
@@ -157,7 +166,7 @@ def train_base(
     optimizers = make_optimizers(model)
     full_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     replicas = make_replicas(model, workers)
-    batches = draw_batches(encoder, model.config.block_size, tokens_per_batch, seed)
+    batches = draw_batches(encoder, model.config.block_size, tokens_per_batch, seed, weights)
     progress = Progress(0, 0.0, 0, math.inf, math.inf)
     begin = time.monotonic()
     with quick_attention(), ThreadPoolExecutor(workers) as pool:
@@ -167,7 +176,7 @@ def train_base(
             if fraction >= 1.0:
                 return progress
             for optimizer, rate in zip(optimizers, full_rates, strict=True):
-                optimizer.param_groups[0]["lr"] = rate * learning_rate_share(fraction)
+                optimizer.param_groups[0]["lr"] = rate * peak * learning_rate_share(fraction)
             drawn = list(islice(batches, workers))
             results = list(pool.map(_backward, replicas, drawn))
             add_gradients(replicas)

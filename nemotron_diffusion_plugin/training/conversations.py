@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,16 @@ class ChatEncoder:
         return self.encode(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{opening}")
 
 
-def draw_conversation(rng: random.Random, encoder: ChatEncoder) -> Conversation:
+def draw_conversation(
+    rng: random.Random, encoder: ChatEncoder, weights: Mapping[str, float] | None = None
+) -> Conversation:
     """Draw a conversation of the training split: mostly one turn, sometimes several or with thinking."""
     system = rng.choice(SYSTEM_MESSAGES) if rng.random() < SYSTEM_MESSAGE_SHARE else ""
     count = rng.randint(2, MAX_TURNS) if rng.random() < MORE_TURNS_SHARE else 1
     turns = []
     for _ in range(count):
         small_talk = rng.random() < SMALL_TALK_SHARE
-        task = tasks.draw_small_talk(rng) if small_talk else tasks.draw(rng, held_out=False)
+        task = tasks.draw_small_talk(rng) if small_talk else tasks.draw(rng, held_out=False, weights=weights)
         thinking = count == 1 and rng.random() < THINKING_SHARE
         answer = f"This is about {task.category}.\n</think>{task.answer}" if thinking else task.answer
         turns.append((task.question, answer, thinking))

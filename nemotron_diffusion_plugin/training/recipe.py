@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,29 @@ from .export import export
 from .geometry import VOCAB_SIZE, tiny_config
 from .tasks import CATEGORIES
 
-BASE_STEPS = 5000
-DRAFTER_STEPS = 400
-DRAFTER_SHARE_OF_TIME = 0.12
 CHECKPOINT_MINUTES = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One cycle of the base model's training: warm-up and decay of the learning rate over ``steps`` steps.
+
+    ``share_of_time``: of the whole training's time, where that is bounded; ``peak``: of the learning rate;
+    ``weights``: task weights that differ from those of :data:`.tasks.CATEGORIES`.
+    """
+
+    steps: int
+    share_of_time: float
+    peak: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+PHASES = (
+    Phase(steps=2300, share_of_time=0.68),
+    Phase(steps=700, share_of_time=0.20, peak=0.5, weights={"lookup": 5.0}),
+)
+DRAFTER_STEPS = 250
+DRAFTER_SHARE_OF_TIME = 0.12
 
 
 def train_tiny(
@@ -33,14 +53,14 @@ def train_tiny(
     minutes: float | None = None,
     seed: int = 0,
     *,
-    base_steps: int = BASE_STEPS,
+    phases: Sequence[Phase] = PHASES,
     drafter_steps: int = DRAFTER_STEPS,
     eval_per_category: int = 20,
     on_report: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Score]]:
     """Train the tiny model into the folder ``output`` and return its held-out scores.
 
-    ``minutes`` bounds the training time and shrinks both phases to fit; without it the numbers of steps
+    ``minutes`` bounds the training time and shrinks every phase to fit; without it the numbers of steps
     decide. A provisional checkpoint without adapter is written every few minutes. ``on_report`` receives lines
     of text; a progress bar is drawn on a terminal. Returns scores[variant][category]; empty for
     ``eval_per_category`` 0.
@@ -51,10 +71,8 @@ def train_tiny(
     encoder = ChatEncoder(output)
     model = ReferenceModel(NemotronLabsDiffusionConfig(**tiny_config()))
     initialize(model, seed)
-    base_minutes = None if minutes is None else minutes * (1.0 - DRAFTER_SHARE_OF_TIME)
     drafter_minutes = None if minutes is None else minutes * DRAFTER_SHARE_OF_TIME
     with _ProgressBar() as bar:
-        bar.start("base model", 1.0)
         saved = time.monotonic()
 
         def after_base_step(progress: Progress) -> None:
@@ -68,11 +86,20 @@ def train_tiny(
                 saved = time.monotonic()
                 report("provisional checkpoint written")
 
-        done = train_base(
-            model, encoder, seed=seed, steps=base_steps, minutes=base_minutes, on_step=after_base_step
-        )
-        report(f"base done: {done}")
-        export(output, model)
+        for index, phase in enumerate(phases):
+            bar.start(f"base model {index + 1}/{len(phases)}", 1.0)
+            done = train_base(
+                model,
+                encoder,
+                seed=seed + index,
+                steps=phase.steps,
+                minutes=None if minutes is None else minutes * phase.share_of_time,
+                weights=phase.weights,
+                peak=phase.peak,
+                on_step=after_base_step,
+            )
+            report(f"base phase {index + 1} done: {done}")
+            export(output, model)
         model = ReferenceModel.from_checkpoint(output)
         bar.start("drafter LoRA", 1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from . import vocabulary as v
@@ -268,11 +268,20 @@ SMALL_TALK = (
 )
 
 
-def draw(rng: random.Random, held_out: bool, category: str | None = None) -> Task:
-    """Draw one task of the training split or of the held-out split, of ``category`` or of any by weight."""
+def draw(
+    rng: random.Random,
+    held_out: bool,
+    category: str | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Task:
+    """Draw one task of the training split or of the held-out split, of ``category`` or of any by weight.
+
+    ``weights`` replaces the weights of some categories.
+    """
     if category is None:
         names = list(CATEGORIES)
-        category = rng.choices(names, [CATEGORIES[name][1] for name in names])[0]
+        changed = weights or {}
+        category = rng.choices(names, [changed.get(name, CATEGORIES[name][1]) for name in names])[0]
     make = CATEGORIES[category][0]
     while True:
         task = make(rng)
