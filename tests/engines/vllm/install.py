@@ -37,6 +37,13 @@ COMPLETE = "complete"
 RECIPE = "1"  # counts changes of `build_engine` that make existing environments wrong
 CPU_PYTHONS = ("3.11",)
 GPU_PYTHONS = ("3.11", "3.12", "3.13", "3.10")
+TORCH_LIBRARIES = """
+from importlib.metadata import requires
+from packaging.requirements import Requirement
+for line in map(Requirement, requires("torch")):
+    if line.name.startswith(("cuda-", "nvidia-")) and (line.marker is None or line.marker.evaluate()):
+        print(f"{line.name}[{','.join(line.extras)}]{line.specifier}")
+"""
 
 
 class SetupError(Exception):
@@ -155,11 +162,24 @@ def build_engine(engine: Path, python: str, device: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             wheel = capture(sys.executable, HERE / "alias_wheel.py", folder)
             run(*pip, "--no-deps", wheel, log=log)
+        make_torch_load(engine / "bin" / "python", pip, log)
     else:
         run(*pip, "--requirement", requirements(device), log=log)
     run(*pip, "--no-deps", "--requirement", TOOLS, log=log)
     (engine / COMPLETE).write_text(f"{time.time():.0f}\n")
     say(f"vLLM is ready after {time.monotonic() - start:.0f} s")
+
+
+def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
+    """Where pip found only a CUDA build of torch, add the libraries which that build loads even without a GPU.
+
+    A CPU build is half the size. pip takes it where it is offered (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL).
+    """
+    if subprocess.run([str(python), "-c", "import torch"], capture_output=True, check=False).returncode == 0:
+        return
+    say("pip found no CPU build of torch; adding the libraries of the CUDA build (about 3 GB more)")
+    run(*pip, *capture(python, "-c", TORCH_LIBRARIES).splitlines(), log=log)
+    run(python, "-c", "import torch", log=log)
 
 
 def check_machine(device: str) -> None:

@@ -84,6 +84,7 @@ def test_a_half_finished_engine_is_removed_and_built_anew(
         engine.mkdir(exist_ok=True)
 
     monkeypatch.setattr(install, "run", run)
+    monkeypatch.setattr(install, "make_torch_load", lambda *_: None)
     with pytest.raises(install.SetupError, match="no network"):
         install.build_engine(engine, sys.executable, "cpu")
     assert not (engine / "left-over").exists()
@@ -103,6 +104,21 @@ def test_the_engine_s_name_changes_with_the_requirements(
     changed.write_text("vllm==0.0.1\n")
     monkeypatch.setattr(install, "requirements", lambda _: changed)
     assert install.engine_name(device, "3.11") != before
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_libraries_are_added_only_to_a_torch_that_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loads: bool
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {int(not loads)}\n")
+    python.chmod(0o755)
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(install, "run", lambda *command, log: commands.append(command))
+    monkeypatch.setattr(install, "capture", lambda *command: "cuda-toolkit[cublas]==13\nnvidia-nccl==2")
+    install.make_torch_load(python, ("pip", "install"), tmp_path / "log")
+    added = ("pip", "install", "cuda-toolkit[cublas]==13", "nvidia-nccl==2")
+    assert commands == ([] if loads else [added, (python, "-c", "import torch")])
 
 
 def test_a_missing_python_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
