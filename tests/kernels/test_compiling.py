@@ -57,7 +57,7 @@ CASES = {
             **dict.fromkeys(["partial_sum", "partial_stats"], "*fp32"),
             "out": "*bf16",
         },
-        {**ATTENTION, "MERGE_HEADS": 4},
+        {**ATTENTION, "MERGED": 16},
         ["value_scale"],
     ),
     "pick": (

@@ -42,12 +42,13 @@ def block_attention(
     than announced cannot be seen without reading them: their excess is left out.
 
     A row's bits: the cache is cut into splits of `tiling.split_length` tokens from position 0 on, every split is
-    summed on its own in tiles of `tiling.keys`, and the splits are merged in order. Keys that a row does not see
-    add exact zeros. So a row depends on its query, on the keys and values it sees and on the tiling, not on the
-    rest of the batch, on `max_seq_length`, on the page size or on where pages lie. A causal row of a verify forward is
-    bit-equal to the same row decoded alone if the queries, keys and values are bit-equal, its unseen neighbours in the
-    block are finite, and both calls use the same tiling: give the same `tiling`, or leave it to the default and
-    give the same `max_query_length` (a capacity, such as the block size, not the batch's own maximum).
+    summed on its own in tiles of `tiling.keys`, and the splits are merged in a fixed order. Keys that a row does
+    not see add exact zeros. So a row depends on its query, on the keys and values it sees and on the tiling, not
+    on the rest of the batch, on `max_seq_length`, on the page size or on where pages lie. A causal row of a verify
+    forward is bit-equal to the same row decoded alone if the queries, keys and values are bit-equal, the values
+    of the block that it does not see are finite, and both calls use the same tiling: give the same `tiling`, or
+    leave it to the default and give the same `max_query_length` (a capacity, such as the block size, not the
+    batch's own maximum).
 
     Args:
         query: float32, bfloat16 or float16 `[N, query heads, head_dim]`, head_dim 32, 64, 96 or 128.

@@ -3,7 +3,7 @@
 A program of the first kernel owns `rows` packed rows of one KV head (row = query * group + head of the group) and
 one split of the cache, so keys and values are read once per KV head however many query heads and queries there
 are. It leaves the unnormalised sum, the maximum and the sum of the weights; the second kernel merges the splits
-of a row in their order.
+of a row, 16 at a time from the first on. A split that a row does not see adds exact zeros to either sum.
 """
 
 import torch
@@ -14,7 +14,7 @@ from ..backends import is_interpreted
 from .tiling import Tiling, next_power_of_two
 
 _LOG2_E = 1.4426950408889634
-_MERGE_HEADS = 4
+_MERGED = 16  # splits merged at a time; part of a row's order of sums like the tiling
 
 
 @triton.jit(do_not_specialize=["num_rows", "max_seq_length"])
@@ -156,12 +156,13 @@ def _merge_kernel(
     out_token_stride,
     out_head_stride,
     HEADS: tl.constexpr,
-    MERGE_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM: tl.constexpr,
     SPLIT: tl.constexpr,
+    MERGED: tl.constexpr,
 ):
     index = tl.program_id(0)
+    head = tl.program_id(1)
     request = tl.program_id(2)
     first = tl.load(query_start_loc + request).to(tl.int64)
     query_length = (tl.load(query_start_loc + request + 1).to(tl.int64) - first).to(tl.int32)
@@ -170,33 +171,36 @@ def _merge_kernel(
 
     seq_length = tl.load(seq_lens + request).to(tl.int32)
     splits = tl.minimum((seq_length + SPLIT - 1) // SPLIT, num_splits)
-    head = tl.program_id(1) * MERGE_HEADS + tl.arange(0, MERGE_HEADS)
-    is_head = head < HEADS
-    dim = tl.arange(0, DIM)
-    is_value = is_head[:, None] & (dim < HEAD_DIM)[None, :]
     token = first + index
+    dim = tl.arange(0, DIM)
+    is_dim = dim < HEAD_DIM
 
-    highest = tl.full([MERGE_HEADS], float("-inf"), dtype=tl.float32)
-    for split in range(0, splits):
+    highest = tl.full([1], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([1], dtype=tl.float32)
+    summed = tl.zeros([DIM], dtype=tl.float32)
+    for start in range(0, splits, MERGED):
+        split = start + tl.arange(0, MERGED)
+        is_split = split < splits
         slot = (num_rows.to(tl.int64) * split + token) * HEADS + head
-        stat = tl.load(partial_stats + slot * 2, mask=is_head, other=float("-inf"))
-        highest = tl.maximum(highest, stat)
-    reference = tl.where(highest == float("-inf"), 0.0, highest)
-
-    total = tl.zeros([MERGE_HEADS], dtype=tl.float32)
-    summed = tl.zeros([MERGE_HEADS, DIM], dtype=tl.float32)
-    for split in range(0, splits):
-        slot = (num_rows.to(tl.int64) * split + token) * HEADS + head
-        stat = tl.load(partial_stats + slot * 2, mask=is_head, other=float("-inf"))
-        weight = tl.exp2(stat - reference)
-        total += weight * tl.load(partial_stats + slot * 2 + 1, mask=is_head, other=0.0)
-        part = tl.load(partial_sum + slot[:, None] * HEAD_DIM + dim[None, :], mask=is_value, other=0.0)
-        summed += weight[:, None] * part
-    result = summed * (value_scale / tl.where(total == 0.0, 1.0, total))[:, None]
+        peak = tl.load(partial_stats + slot * 2, mask=is_split, other=float("-inf"))
+        weight_sum = tl.load(partial_stats + slot * 2 + 1, mask=is_split, other=0.0)
+        part = tl.load(
+            partial_sum + slot[:, None] * HEAD_DIM + dim[None, :],
+            mask=is_split[:, None] & is_dim[None, :],
+            other=0.0,
+        )
+        higher = tl.maximum(highest, tl.max(peak, 0))
+        reference = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(peak - reference)
+        decay = tl.exp2(highest - reference)
+        total = total * decay + tl.sum(weight * weight_sum, 0)
+        summed = summed * decay + tl.sum(weight[:, None] * part, 0)
+        highest = higher
+    result = summed * (value_scale / tl.where(total == 0.0, 1.0, total))
     tl.store(
-        out + token * out_token_stride + head[:, None] * out_head_stride + dim[None, :],
+        out + token * out_token_stride + head * out_head_stride + dim,
         result.to(out.dtype.element_ty),
-        mask=is_value,
+        mask=is_dim,
     )
 
 
@@ -259,7 +263,7 @@ def block_attention_triton(
             WIDEN=is_interpreted() and query.dtype == torch.bfloat16,
             num_warps=tiling.warps,
         )
-    _merge_kernel[(max_query_length, -(-heads // _MERGE_HEADS), requests)](
+    _merge_kernel[(max_query_length, heads, requests)](
         partial_sum,
         partial_stats,
         query_start_loc,
@@ -270,10 +274,10 @@ def block_attention_triton(
         value_scale,
         *out.stride()[:2],
         HEADS=heads,
-        MERGE_HEADS=_MERGE_HEADS,
         HEAD_DIM=head_dim,
         DIM=dim,
         SPLIT=tiling.split_length,
+        MERGED=_MERGED,
         num_warps=4,
     )
     return out

@@ -127,6 +127,6 @@ def commit_triton(
         BLOCK_SIZE=block_size,
         COLUMNS=triton.next_power_of_2(block_size),
         STOPS=0 if stop_token_ids is None else stop_token_ids.shape[1],
-        num_warps=1 if block_size <= 32 else 4,
+        num_warps=1 if block_size <= 64 else 4,
     )
     return finished
