@@ -153,7 +153,7 @@ def build_engine(engine: Path, python: str, device: str) -> None:
     say(f"setting up vLLM for the {device.upper()} in {engine} (once; about 3 GB, some minutes)")
     check_machine(device)
     shutil.rmtree(engine, ignore_errors=True)
-    log = engine.with_suffix(".log")
+    log = Path(f"{engine}.log")
     log.write_text("")
     run(python, "-m", "venv", engine, log=log)
     pip = (engine / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
@@ -197,7 +197,7 @@ def build_checkout(environment: Path, engine: Path, state: str) -> None:
     An environment over the same engine is kept and only brought up to date: a server may be running in it.
     """
     say(f"installing this checkout in {environment}")
-    log = environment.with_suffix(".log")
+    log = Path(f"{environment}.log")
     log.write_text("")
     engine_python, python = engine / "bin" / "python", environment / "bin" / "python"
     base = environment / "engine"
