@@ -20,6 +20,8 @@ from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULA
 from nemotron_diffusion_plugin.vllm.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
+NOBODY = np.empty(0, dtype=np.int64)
+
 _speculators: weakref.WeakValueDictionary[int, BlockSpeculator] = weakref.WeakValueDictionary()
 
 
@@ -92,9 +94,11 @@ class BlockSpeculator(BaseSpeculator):
     def finish_scheduled(self, input_batch: Any) -> None:
         """Before a verify forward: finish blocks that are scheduled though they still hold masks."""
         late = self.table.phase[input_batch.idx_mapping_np] == BlockPhase.DENOISING
-        if not late.any() or input_batch.num_draft_tokens_per_req is None:
+        if not late.any():
             return
-        self._run(np.empty(0, dtype=np.int64), 0, UNBOUNDED)
+        self._run(NOBODY, 0, UNBOUNDED)
+        if input_batch.num_draft_tokens_per_req is None:
+            return
         for row in np.flatnonzero(late):
             count = int(input_batch.num_draft_tokens_per_req[row])
             end = int(input_batch.query_start_loc_np[row + 1])
@@ -130,9 +134,10 @@ class BlockSpeculator(BaseSpeculator):
         ends = input_batch.seq_lens_cpu_upper_bound.numpy()[: input_batch.num_reqs].astype(np.int64)
         drafting = (ends >= self.req_states.prefill_len.np[slots]) & (self.table.block_size[slots] > 1)
         # The bound is exact for diffusion alone: the other modes may have rejected drafts and have room left.
-        drafting &= (self.table.mode[slots] != DIFFUSION) | (ends < self.max_model_len - 1)
+        drafting &= (self.table.mode[slots] != DIFFUSION) | (ends < self.max_model_len - 2)
         self._hand_out_rest(slots, ends, drafting, drafts)
-        drafting &= ~self._known_finished(slots, drafting, num_sampled)
+        self.table.phase[slots[self._known_ended(slots, drafting, num_sampled)]] = BlockPhase.ENDED
+        drafting &= self.table.phase[slots] != BlockPhase.ENDED
         self._begin_blocks(slots[drafting], ends[drafting], last_sampled)
         speculating = np.flatnonzero(drafting & (self.table.mode[slots] == SELF_SPECULATION))
         self._lay_out_speculation(slots[speculating], last_sampled)
@@ -161,9 +166,7 @@ class BlockSpeculator(BaseSpeculator):
         last = self.max_model_len - 2
         return np.clip(last + 1 - self.table.start[slots], 1, self.table.block_size[slots])
 
-    def _known_finished(
-        self, slots: np.ndarray, drafting: np.ndarray, num_sampled: torch.Tensor
-    ) -> np.ndarray:
+    def _known_ended(self, slots: np.ndarray, drafting: np.ndarray, num_sampled: torch.Tensor) -> np.ndarray:
         """Which requests have ended with the tokens just sampled, as far as the host may know without waiting.
 
         A self-speculating request that has ended is drafted for once more where the host runs ahead of the device.
@@ -197,14 +200,19 @@ class BlockSpeculator(BaseSpeculator):
         self.table.lay_out(index, last_sampled[index, 0], self.table.on_device(self.table.block_size[slots]))
         self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
 
-    def _run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
-        result = self.drafter.run(speculating, upper_bound, bound)
+    def _run(
+        self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
+    ) -> DraftResult:
+        result = self.drafter.run(speculating, upper_bound, bound, only)
         if result.finished:
             index = self.table.on_device(np.array(result.finished))
             self.req_states.draft_tokens[index] = self.table.blocks.tokens[index, 1:]
         for slot in result.finished:
             self._report.denoise_steps[self.req_states.index_to_req_id[slot]] = int(self.table.steps[slot])
         return result
+
+    def _finish_block(self, slot: int) -> None:
+        self._run(NOBODY, 0, UNBOUNDED, only=np.array([slot]))
 
     def _put_in_finished(self, slots: np.ndarray, finished: list[int], drafts: torch.Tensor) -> None:
         """The runner writes `drafts` back for the whole batch, so the blocks just finished must be in it."""
@@ -220,7 +228,8 @@ class BlockSpeculator(BaseSpeculator):
         prefill = self.req_states.prefill_len.np[slots]
         replayed = diffusion & (prefill > self.table.prompt_len[slots]) & (ends[: len(slots)] == prefill)
         if replayed.any():
-            self.replay.plan(slots[replayed].astype(np.int64), prefill[replayed], self._run)
+            for slot, known in zip(slots[replayed], prefill[replayed], strict=True):
+                self.replay.plan(int(slot), int(known), self._finish_block)
 
 
 def _take_report(runner: Any) -> StepReport | None:
