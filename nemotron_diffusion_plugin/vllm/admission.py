@@ -56,16 +56,13 @@ class Admission(LogitsProcessor):
 
 
 def refuse_oversized(params: Any) -> None:
-    """Raise `OptionError` for lists that vLLM accepts here but whose worker ends the engine over."""
+    """Raise `OptionError` for lists longer than the worker's tables, which vLLM checks too late or not at all."""
     from vllm import envs
     from vllm.v1.worker.gpu.sample import logit_bias
 
     bad_words = params.bad_words_token_ids or []
     sizes = {
-        "stop_token_ids with min_tokens": (
-            len(params.all_stop_token_ids) if params.min_tokens else 0,
-            logit_bias.MAX_NUM_STOP_TOKEN_IDS,
-        ),
+        "stop_token_ids": (len(params.all_stop_token_ids), logit_bias.MAX_NUM_STOP_TOKEN_IDS),
         "allowed_token_ids": (len(params.allowed_token_ids or ()), logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS),
         "bad_words": (len(bad_words), envs.VLLM_MAX_NUM_BAD_WORDS),
         "bad_words, in tokens": (sum(map(len, bad_words)), envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS),

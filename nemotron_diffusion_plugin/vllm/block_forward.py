@@ -83,7 +83,7 @@ class BlockForward:
     def prepare(
         self, index: torch.Tensor, starts: torch.Tensor, rows: np.ndarray, upper_bound: int, causal: bool
     ) -> PreparedBlocks:
-        """Set up one forward over R blocks.
+        """Set up one forward over R blocks; it is valid until the next set-up, which reuses its buffers.
 
         Args:
             index: request slots, int64 `[R]` on the device.
@@ -106,14 +106,12 @@ class BlockForward:
         outside = positions > self.last_position
         positions.clamp_(max=self.last_position)
         seq_lens = (starts + counts).clamp_(max=self.last_position + 1).to(torch.int32)
-        gathered = self.tables.gather_block_tables(
+        tables = self.tables.gather_block_tables(
             index,
             num_reqs_padded=len(rows),
             out=tuple(self._own_tables),
             out_ptrs=self._own_table_ptrs,
         )
-        # Several forwards may be prepared before the first one runs.
-        tables = tuple(table.clone() for table in gathered)
         slots = self.tables.compute_slot_mappings(
             index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
         )

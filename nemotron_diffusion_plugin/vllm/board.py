@@ -6,6 +6,8 @@ writes them into a small file of 64-bit counters that is named after the engine 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import tempfile
 import weakref
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from nemotron_diffusion_plugin.options import DecodingMode
+
+logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 PER_MODE = (
     "requests",
@@ -32,10 +36,14 @@ _ROW = {mode: index * len(PER_MODE) for index, mode in enumerate(DecodingMode)}
 
 
 def board_path(vllm_config: Any) -> Path:
-    """Where the counters of this engine (and of this data-parallel rank) lie."""
-    rank = vllm_config.parallel_config.data_parallel_rank
-    name = f"nemotron-diffusion-{os.getuid()}-{vllm_config.instance_id}-{rank}.counters"
-    return Path(tempfile.gettempdir()) / name
+    """Where the counters of this engine lie; data-parallel engines have a board each."""
+    rank = vllm_config.parallel_config.data_parallel_index
+    return Path(tempfile.gettempdir()) / f"{_stem(vllm_config)}-{rank}.counters"
+
+
+def _stem(vllm_config: Any) -> str:
+    instance = vllm_config.instance_id.partition("_dp")[0]
+    return f"nemotron-diffusion-{os.getuid()}-{instance}"
 
 
 def _index(name: str, mode: DecodingMode | None) -> int:
@@ -45,17 +53,23 @@ def _index(name: str, mode: DecodingMode | None) -> int:
 
 
 class CounterBoard:
-    """The writer's side; counters start at zero."""
+    """The writer's side; counters start at zero.
+
+    Counters are no reason to fail: where the file cannot be written they stay in this process, with a warning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._counts: np.ndarray
         try:
-            os.ftruncate(descriptor, _SIZE * 8)
-        finally:
-            os.close(descriptor)
-        self._counts = np.memmap(path, dtype=np.int64, mode="r+", shape=(_SIZE,))
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "r+b") as file:
+                file.truncate(_SIZE * 8)
+            self._counts = np.memmap(path, dtype=np.int64, mode="r+", shape=(_SIZE,))
+        except OSError as error:
+            logger.warning("nemotron_diffusion:* metrics will read 0: %s", error)
+            self._counts = np.zeros(_SIZE, dtype=np.int64)
         self.close = weakref.finalize(self, path.unlink, missing_ok=True)
         """Removes the file, also when the process ends; a reader that has it open keeps the last values."""
 
@@ -65,19 +79,16 @@ class CounterBoard:
 
 
 class BoardReader:
-    """The reader's side; everything is zero until the writer has started."""
+    """The reader's side: the sum over the engines of a server, zero until the first one has started."""
 
     def __init__(self, vllm_config: Any) -> None:
         self._vllm_config = vllm_config
-        self._counts: np.ndarray | None = None
+        self._counts: dict[Path, np.ndarray] = {}
 
     def value(self, name: str, mode: DecodingMode | None = None) -> int:
         """The present value of a counter."""
-        if self._counts is None:
-            try:
-                self._counts = np.memmap(
-                    board_path(self._vllm_config), dtype=np.int64, mode="r", shape=(_SIZE,)
-                )
-            except (FileNotFoundError, ValueError):
-                return 0
-        return int(self._counts[_index(name, mode)])
+        for path in Path(tempfile.gettempdir()).glob(f"{_stem(self._vllm_config)}-*.counters"):
+            if path not in self._counts:
+                with contextlib.suppress(OSError, ValueError):
+                    self._counts[path] = np.memmap(path, dtype=np.int64, mode="r", shape=(_SIZE,))
+        return sum(int(counts[_index(name, mode)]) for counts in self._counts.values())

@@ -64,12 +64,7 @@ def _speculative_config(vllm_config: Any, block_size: int) -> Any:
 
 
 def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
-    if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise ValueError(
-            "pipeline_parallel_size: got "
-            f"{vllm_config.parallel_config.pipeline_parallel_size}, expected 1: drafts need the whole model in one "
-            "stage; use --tensor-parallel-size"
-        )
+    _refuse_unsupported(vllm_config, settings)
     if not vllm_config.use_v2_model_runner:
         raise ValueError(
             "Nemotron-Labs-Diffusion needs vLLM's model runner V2, which needs Triton. On a CPU start it with "
@@ -78,8 +73,7 @@ def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.scheduler_cls is None:
         scheduler_config.scheduler_cls = SCHEDULER_PATH
-    if vllm_config.attention_config.backend is None:
-        vllm_config.attention_config.use_non_causal = True
+    vllm_config.attention_config.use_non_causal = True
     rows = scheduler_config.max_num_seqs * settings.defaults.block_size
     drafting = settings.defaults.decoding_mode is not DecodingMode.AR
     if drafting and rows > scheduler_config.max_num_batched_tokens:
@@ -90,4 +84,32 @@ def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
             scheduler_config.max_num_seqs,
             settings.defaults.block_size,
             rows,
+        )
+
+
+def _refuse_unsupported(vllm_config: Any, settings: ServerSettings) -> None:
+    """Raise ValueError for engine set-ups in which drafts would be wrong."""
+    parallel, budget = vllm_config.parallel_config, vllm_config.scheduler_config.max_num_batched_tokens
+    for name in (
+        "pipeline_parallel_size",
+        "decode_context_parallel_size",
+        "prefill_context_parallel_size",
+    ):
+        size = getattr(parallel, name)
+        if size > 1:
+            raise ValueError(
+                f"{name}: got {size}, expected 1: a draft forward needs the whole model and the whole context on one "
+                "rank; use --tensor-parallel-size"
+            )
+    if parallel.enable_batch_sharded_sampling:
+        raise ValueError(
+            "enable_batch_sharded_sampling: got True, expected False: every rank must see all tokens"
+        )
+    if vllm_config.lora_config is not None:
+        raise ValueError(
+            "enable_lora: got True, expected False: requests cannot bring adapters of their own yet"
+        )
+    if budget < settings.block_size:
+        raise ValueError(
+            f"max_num_batched_tokens: got {budget}, expected at least the model's block size, {settings.block_size}"
         )

@@ -7,7 +7,12 @@ from torch import nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
 from vllm.forward_context import get_forward_context
-from vllm.utils.torch_utils import direct_register_custom_op
+from vllm.utils.torch_utils import (
+    LayerNameType,
+    _encode_layer_name,
+    _resolve_layer_name,
+    direct_register_custom_op,
+)
 
 from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 
@@ -42,7 +47,7 @@ class DraftLoraBranch(nn.Module):
 
     def forward(self, output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Add to `output` `[T, hidden_size]`, in place, what the adapter makes of `inputs` `[T, heads * head_dim]`."""
-        torch.ops.nemotron_diffusion.draft_lora(output, inputs, self.name)
+        torch.ops.nemotron_diffusion.draft_lora(output, inputs, _encode_layer_name(self.name))
         return output
 
     def add(self, output: torch.Tensor, inputs: torch.Tensor, rows: torch.Tensor) -> None:
@@ -55,14 +60,14 @@ class DraftLoraBranch(nn.Module):
         output.addcmul_(nn.functional.linear(low, self.b), rows)
 
 
-def _draft_lora(output: torch.Tensor, inputs: torch.Tensor, name: str) -> None:
+def _draft_lora(output: torch.Tensor, inputs: torch.Tensor, name: LayerNameType) -> None:
     context = get_forward_context()
     rows = context.additional_kwargs.get(ROWS)
     if rows is not None:
-        context.no_compile_layers[name].add(output, inputs, rows)
+        context.no_compile_layers[_resolve_layer_name(name)].add(output, inputs, rows)
 
 
-def _draft_lora_fake(output: torch.Tensor, inputs: torch.Tensor, name: str) -> None:
+def _draft_lora_fake(output: torch.Tensor, inputs: torch.Tensor, name: LayerNameType) -> None:
     return None
 
 

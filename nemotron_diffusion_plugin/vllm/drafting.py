@@ -26,27 +26,29 @@ class DraftResult:
 
 
 @dataclass
-class _Chunk:
-    rows: slice
-    blocks: PreparedBlocks
-    lora_rows: torch.Tensor | None
-
-
-@dataclass
 class _Group:
-    """The slots that share the next forward, the first `num_speculating` of them speculating."""
+    """The slots that share the next forward, the first `num_speculating` of them speculating.
+
+    `rows` (host) and `starts` (device) are the tokens and the first position of each block. `prepared` keeps the set-up
+    of a forward over the whole group; a group too large for one forward is set up anew for each part, because attention
+    backends keep one set of buffers.
+    """
 
     slots: np.ndarray
     index: torch.Tensor
     num_speculating: int
-    chunks: list[_Chunk]
+    rows: np.ndarray
+    starts: torch.Tensor
+    upper_bound: int
+    parts: list[slice]
+    prepared: PreparedBlocks | None = None
 
 
 class Drafter:
     """Runs bidirectional forwards for the blocks of a `RequestTable`.
 
-    Self-speculation never waits for the device. Diffusion reads one flag per block and forward, because the number of
-    denoise steps is decided by the model.
+    A draft for self-speculation never waits for the device. Denoising reads one flag per block and forward, because the
+    number of denoise steps is decided by the model.
     """
 
     def __init__(self, table: RequestTable, forward: BlockForward, sampling_states: Any) -> None:
@@ -54,17 +56,22 @@ class Drafter:
         self.forward = forward
         self.picker = BlockPicker(table, forward, sampling_states)
 
-    def run(self, speculating: np.ndarray, upper_bound: int, bound: int) -> DraftResult:
+    def run(
+        self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
+    ) -> DraftResult:
         """Draft for the `speculating` slots and go on with every unfinished block, for at most `bound` forwards.
 
         The blocks of the slots are laid out in the table. `upper_bound` bounds the sequence lengths of the speculating
-        slots. `bound` is kept to whole denoise steps, at least one; `UNBOUNDED` finishes every block.
+        slots. `bound` is kept to whole denoise steps, at least one; `UNBOUNDED` finishes every block. `only` leaves out
+        the blocks of all other slots.
         """
         result = DraftResult()
         begun = self.forward.count
         group: _Group | None = None
         while True:
             denoising = np.flatnonzero(self.table.phase == BlockPhase.DENOISING)
+            if only is not None:
+                denoising = np.intersect1d(denoising, only)
             slots = np.concatenate([speculating, denoising])
             if not len(slots):
                 return result
@@ -86,15 +93,18 @@ class Drafter:
         if len(denoising):
             upper_bound = max(upper_bound, int((table.start + table.block_size)[denoising].max()))
         rows = table.block_size[slots]
-        chunks = [
-            _Chunk(
-                part,
-                self.forward.prepare(index[part], starts[part], rows[part], upper_bound, causal=False),
-                self._lora_rows(slots[part], rows[part]),
-            )
-            for part in self.forward.chunks(rows)
-        ]
-        return _Group(slots, index, num_speculating, chunks)
+        parts = list(self.forward.chunks(rows))
+        return _Group(slots, index, num_speculating, rows, starts, upper_bound, parts)
+
+    def _prepared(self, group: _Group, part: slice) -> PreparedBlocks:
+        if group.prepared is not None:
+            return group.prepared
+        blocks = self.forward.prepare(
+            group.index[part], group.starts[part], group.rows[part], group.upper_bound, causal=False
+        )
+        if len(group.parts) == 1:
+            group.prepared = blocks
+        return blocks
 
     def _lora_rows(self, slots: np.ndarray, rows: np.ndarray) -> torch.Tensor | None:
         active = self.table.draft_lora[slots]
@@ -106,12 +116,13 @@ class Drafter:
         """One forward of the group: picked tokens int64 `[R, B]` and confidences float32 `[R, B]`, 0 past a block."""
         tokens = self.table.blocks.tokens[group.index]
         picked, confidence = torch.zeros_like(tokens), tokens.new_zeros(tokens.shape, dtype=torch.float32)
-        for chunk in group.chunks:
-            blocks = chunk.blocks
-            hidden = self.forward.run(blocks, tokens[chunk.rows][blocks.owner, blocks.local], chunk.lora_rows)
-            ids, sure = self.picker.pick(group.slots[chunk.rows], group.index[chunk.rows], blocks, hidden)
-            picked[chunk.rows][blocks.owner, blocks.local] = ids
-            confidence[chunk.rows][blocks.owner, blocks.local] = sure
+        for part in group.parts:
+            blocks = self._prepared(group, part)
+            lora_rows = self._lora_rows(group.slots[part], group.rows[part])
+            hidden = self.forward.run(blocks, tokens[part][blocks.owner, blocks.local], lora_rows)
+            ids, sure = self.picker.pick(group.slots[part], group.index[part], blocks, hidden)
+            picked[part][blocks.owner, blocks.local] = ids
+            confidence[part][blocks.owner, blocks.local] = sure
         return picked, confidence
 
     def _commit(self, group: _Group, picked: torch.Tensor, confidence: torch.Tensor) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu.sample.logit_bias import MAX_NUM_STOP_TOKEN_IDS
 
 from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.decoding.commit import CommitRules
@@ -15,14 +16,17 @@ from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.vllm.settings import ServerSettings
 
 NO_TOKEN = -1
+MAX_STOP_IDS = MAX_NUM_STOP_TOKEN_IDS
+"""The most stop tokens of a request, by vLLM's own limit; the admission check refuses more."""
 
 
 class BlockPhase(IntEnum):
-    """Where a diffusion request stands with its block."""
+    """Where a request stands with its block; ENDED requests draft no more, though a step may still be under way."""
 
     NONE = 0
     DENOISING = 1
     PLANNED = 2
+    ENDED = 3
 
 
 class RequestTable:
@@ -58,7 +62,7 @@ class RequestTable:
         self.start_gpu = torch.zeros(size, dtype=torch.int64, device=device)
         self.planned = torch.zeros(size, dtype=torch.bool, device=device)
         self.limit = torch.zeros(size, dtype=torch.int64, device=device)
-        self.stop_ids = torch.full((size, 1), NO_TOKEN, dtype=torch.int64, device=device)
+        self.stop_ids = torch.full((size, MAX_STOP_IDS), NO_TOKEN, dtype=torch.int64, device=device)
         zeros = torch.zeros(size, dtype=torch.int64, device=device)
         self.blocks = BlockState.start(zeros, zeros, settings.block_size, mask_token_id)
         self.rules = CommitRules.of([settings.defaults] * size, device)
@@ -75,11 +79,11 @@ class RequestTable:
         self.banned_until[slot] = prompt_len + (params.min_tokens or 0)
         self.limit[slot] = min(prompt_len + (params.max_tokens or max_model_len), max_model_len)
         self._set_stop_ids(slot, stop_token_ids(params))
-        rule = CommitRules.of([options], self.device)
-        self.rules.kind[slot] = rule.kind[0]
-        self.rules.threshold[slot] = rule.threshold[0]
-        self.rules.steps[slot] = rule.steps[0]
-        self.rules.tokens_per_step[slot] = rule.tokens_per_step[0]
+        rule = CommitRules.of([options])
+        self.rules.kind[slot] = int(rule.kind)
+        self.rules.threshold[slot] = float(rule.threshold)
+        self.rules.steps[slot] = int(rule.steps)
+        self.rules.tokens_per_step[slot] = int(rule.tokens_per_step)
 
     def drop_block(self, slot: int) -> None:
         """Forget the block of a slot: its request is new, finished, aborted or preempted."""
@@ -136,13 +140,9 @@ class RequestTable:
         return (tokens[:, :, None] == self.stop_ids[index][:, None, :]).any(dim=2)
 
     def _set_stop_ids(self, slot: int, ids: list[int]) -> None:
-        width = self.stop_ids.shape[1]
-        if len(ids) > width:
-            padding = len(ids) - width
-            self.stop_ids = torch.nn.functional.pad(self.stop_ids, (0, padding), value=NO_TOKEN)
-        self.stop_ids[slot] = NO_TOKEN
-        if ids:
-            self.stop_ids[slot, : len(ids)] = torch.tensor(ids, dtype=torch.int64, device=self.device)
+        row = np.full(MAX_STOP_IDS, NO_TOKEN, dtype=np.int64)
+        row[: len(ids)] = ids
+        self.stop_ids[slot] = self.on_device(row)
 
 
 MODE_CODES = {mode: code for code, mode in enumerate(DecodingMode)}

@@ -101,10 +101,10 @@ class BlockScheduling(Scheduler):
         return tokens, stopped
 
     def _options(self, request: Request) -> DecodingOptions:
-        options: DecodingOptions | None = getattr(request, _OPTIONS, None)
-        if options is None:
+        params, options = getattr(request, _OPTIONS, (None, None))
+        if options is None or params is not request.sampling_params:
             options = self.settings.options(request.sampling_params)
-            setattr(request, _OPTIONS, options)
+            setattr(request, _OPTIONS, (request.sampling_params, options))
         return options
 
     def _is_diffusion(self, request: Request) -> bool:

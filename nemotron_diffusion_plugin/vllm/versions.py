@@ -1,11 +1,11 @@
-"""The versions of vLLM this plugin is written for. The only place that names them."""
+"""Whether the installed vLLM is one this plugin is written for."""
 
 from __future__ import annotations
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-SUPPORTED = ">=0.32,<0.33"
+from nemotron_diffusion_patches.vllm import SUPPORTED
 
 
 def problem(installed: str | None = None) -> str | None:
