@@ -45,7 +45,7 @@ CASES = {
         {
             **ATTENTION,
             **{"PAGE_SIZE": 16, "GROUP": 4, "ROWS": 64, "KEYS": 64, "ROW_TILES": 2, "MAX_QUERY": 32},
-            **{"STAGES": 2, "WIDEN": False},
+            **{"STAGES": 2, "WIDEN": False, "FORM": 2, "BLOCK": 16},
         },
         ["scale_log2"],
     ),

@@ -4,7 +4,8 @@ import torch
 
 from ..backends import resolve
 from ..checks import FLAGS, FLOATS, INTEGERS, check_rows_contiguous, check_tensor
-from .tiling import MAX_QUERY_LENGTH, Tiling, default_tiling
+from .structure import ONE_BLOCK, Form, Structure
+from .tiling import MAX_QUERY_LENGTH, MAX_STRUCTURED_LENGTH, Tiling, default_tiling
 
 HEAD_SIZES = (32, 64, 96, 128)
 _NAME = "block_attention"
@@ -22,6 +23,7 @@ def block_attention(
     *,
     max_query_length: int,
     max_seq_length: int,
+    structure: Structure = ONE_BLOCK,
     scale: float | None = None,
     key_scale: float = 1.0,
     value_scale: float = 1.0,
@@ -33,8 +35,9 @@ def block_attention(
 
     The keys and values of the new tokens are in the pages already. A request's last `query length` tokens are
     its queries. A causal request's query sees the tokens up to its own position; another request's query sees
-    all `seq_lens` tokens, the block after it included. Both kinds may share a batch. A row that sees no key
-    becomes zero. Rows of `out` from query_start_loc[R] on stay as they are.
+    all cached tokens before the new ones, and of the new ones what `structure` says: all of them by default. Both
+    kinds may share a batch. A row that sees no key becomes zero. Rows of `out` from query_start_loc[R] on stay as
+    they are.
 
     Nothing is read from the device on the host, and the grid depends on shapes, `max_query_length`,
     `max_seq_length` and `tiling` alone, so the call can be captured in a CUDA graph and replayed with other
@@ -59,8 +62,9 @@ def block_attention(
         query_start_loc: int32 or int64 `[R + 1]`, not decreasing, from 0.
         seq_lens: int32 or int64 `[R]`, tokens in the cache, the new ones included.
         is_causal: bool or integer `[R]`.
-        max_query_length: the longest query there may be, 1 to 64.
+        max_query_length: the longest query there may be: 1 to 64, or any with another structure than one block.
         max_seq_length: the longest sequence there may be.
+        structure: what the new tokens of requests that are not causal see of each other.
         scale: of the scores, default 1 / sqrt(head_dim).
         key_scale: what a stored key is multiplied with (fp8).
         value_scale: what a stored value is multiplied with (fp8).
@@ -73,8 +77,9 @@ def block_attention(
         RuntimeError: the backend asked for cannot run here.
     """
     _check(query, key_pages, value_pages, page_table, query_start_loc, seq_lens, is_causal, out)
-    if not 1 <= max_query_length <= MAX_QUERY_LENGTH:
-        raise ValueError(f"{_NAME}: max_query_length is {max_query_length}, expected 1 to {MAX_QUERY_LENGTH}")
+    longest = MAX_QUERY_LENGTH if structure.form == Form.ONE_BLOCK else MAX_STRUCTURED_LENGTH
+    if not 1 <= max_query_length <= longest:
+        raise ValueError(f"{_NAME}: max_query_length is {max_query_length}, expected 1 to {longest}")
     capacity = page_table.shape[1] * key_pages.shape[1]
     if not 0 <= max_seq_length <= capacity:
         raise ValueError(
@@ -86,7 +91,7 @@ def block_attention(
     if resolve(_NAME, backend, query.device) == "torch":
         from .reference import block_attention_reference
 
-        return block_attention_reference(*tensors, scale, key_scale, value_scale, out=out)
+        return block_attention_reference(*tensors, scale, key_scale, value_scale, structure, out=out)
     from .triton import block_attention_triton
 
     if tiling is None:
@@ -94,7 +99,7 @@ def block_attention(
         tiling = default_tiling(max_query_length, group, query.element_size())
     result = torch.empty_like(query) if out is None else out
     return block_attention_triton(
-        *tensors, result, max_query_length, max_seq_length, scale, key_scale, value_scale, tiling
+        *tensors, result, max_query_length, max_seq_length, structure, scale, key_scale, value_scale, tiling
     )
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from .structure import ONE_BLOCK, Form, Structure
+
 
 def block_attention_reference(
     query: torch.Tensor,
@@ -14,6 +16,7 @@ def block_attention_reference(
     scale: float,
     key_scale: float = 1.0,
     value_scale: float = 1.0,
+    structure: Structure = ONE_BLOCK,
     compute_dtype: torch.dtype = torch.float32,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -24,7 +27,9 @@ def block_attention_reference(
     t % page_size. Query i stands at position p = s - n + i and sees the keys
 
         V_i = {j : 0 <= j <= p}   where is_causal[r]
-        V_i = {j : 0 <= j < s}    elsewhere.
+        V_i = {j : 0 <= j < s}    elsewhere, for one block,
+
+    and else the cached tokens with the new ones that the `structure` lets query i see.
 
     For query head h, which reads KV head g = h // (query heads / KV heads),
 
@@ -51,10 +56,24 @@ def block_attention_reference(
         position = torch.arange(length - (last - first), length, device=query.device)
         is_visible = token[None] <= position[:, None]  # [n, S]
         if not bool(is_causal[request]):
-            is_visible = torch.ones_like(is_visible)
+            is_visible = _visible(token - (length - (last - first)), last - first, structure)
         scores = torch.einsum("qhd,khd->hqk", rows, keys) * (scale * key_scale)
         scores = scores.masked_fill(~is_visible, -torch.inf)
         weights = scores.softmax(dim=-1).masked_fill(~is_visible, 0.0)
         attended = torch.einsum("hqk,khd->qhd", weights, values) * value_scale
         result[first:last] = attended.to(query.dtype)
     return result
+
+
+def _visible(key: torch.Tensor, queries: int, structure: Structure) -> torch.Tensor:
+    """Return who sees whom, bool `[queries, keys]`; `key` counts from the first new token, cached ones below 0."""
+    index = torch.arange(queries, device=key.device)[:, None]
+    key = key[None]
+    if structure.form == Form.ONE_BLOCK:
+        return torch.ones_like(index >= key)
+    if structure.form == Form.BLOCK_CAUSAL:
+        return (key < 0) | (index // structure.block_size >= key // structure.block_size)
+    size = structure.block_size + 1
+    is_earlier_draft = (key % size == 0) & (key // size <= index // size)
+    is_own_group = (index % size != 0) & (key // size == index // size)
+    return (key < 0) | is_earlier_draft | is_own_group

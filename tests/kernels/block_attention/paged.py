@@ -86,17 +86,17 @@ def attend(batch: Batch, tiling: Tiling | None = SMALL, **options) -> torch.Tens
     return block_attention(*batch.tensors, tiling=tiling, backend="triton", **arguments)
 
 
-def expected(batch: Batch, scale: float | None = None, **scales: float) -> torch.Tensor:
+def expected(batch: Batch, scale: float | None = None, **options) -> torch.Tensor:
     """The reference in float64 on the CPU."""
     tensors = [tensor.cpu() for tensor in batch.tensors]
     tensors[0] = tensors[0].double()
     scale = batch.query.shape[2] ** -0.5 if scale is None else scale
-    return block_attention_reference(*tensors, scale, compute_dtype=torch.float64, **scales)
+    return block_attention_reference(*tensors, scale, compute_dtype=torch.float64, **options)
 
 
-def assert_matches(batch: Batch, result: torch.Tensor, **scales: float) -> None:
+def assert_matches(batch: Batch, result: torch.Tensor, **options) -> None:
     """Every row of a request matches the reference, no other row was written."""
     rows, tolerance = batch.rows, TOLERANCE[batch.query.dtype]
     assert result[rows:].isnan().all()
-    wanted = expected(batch, **scales)[:rows]
+    wanted = expected(batch, **options)[:rows]
     torch.testing.assert_close(result[:rows].cpu().double(), wanted, rtol=tolerance, atol=tolerance)

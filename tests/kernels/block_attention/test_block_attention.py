@@ -293,7 +293,7 @@ BROKEN = {
     "is_causal has shape": {"is_causal": torch.zeros(2, dtype=torch.bool)},
     "stride 2 in its last dimension": {"query": torch.zeros(3, 4, 64)[:, :, ::2]},
     "max_query_length is 0": {"max_query_length": 0},
-    "max_query_length is 65": {"max_query_length": 65},
+    "max_query_length is 65, expected 1 to 64": {"max_query_length": 65},
     "max_seq_length is 999, expected 0 to 48": {"max_seq_length": 999},
     "out is float16": {"out": torch.zeros(3, 4, 32, dtype=torch.float16)},
     "got backend 'cuda'": {"backend": "cuda"},
