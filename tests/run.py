@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tests.engines.vllm.launch import CHECKOUT, environment
 
 PYTHON = sys.executable
-ENGINE_TESTS = ("tests/engines", "tests/vllm")
+ENGINE_TESTS = ("tests/engines", "tests/patches", "tests/vllm")
 Commands = list[list[str]]
 
 

@@ -1,0 +1,118 @@
+"""Patches: applied once, loud when they do nothing, and without effect on other models."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+
+from nemotron_diffusion_patches import Patch
+
+pytestmark = pytest.mark.engine
+
+
+def a_patch(install: Any, is_applied: Any) -> Patch:
+    return Patch("name", "target", "reason", "upstream", ">=0", "never", install, is_applied)
+
+
+def test_applied_once() -> None:
+    calls: list[int] = []
+    patch = a_patch(lambda: calls.append(1), lambda: bool(calls))
+    for _ in range(3):
+        patch.apply()
+    assert calls == [1]
+
+
+def test_without_effect_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="patch name of target did not take effect"):
+        a_patch(lambda: None, lambda: False).apply()
+
+
+class TestOnVllm:
+    """The real patches, in this process; all of them leave other configurations alone."""
+
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> None:
+        pytest.importorskip("vllm")
+        from nemotron_diffusion_plugin.vllm import register
+
+        register()
+
+    def test_every_patch_is_applied_and_described(self) -> None:
+        from nemotron_diffusion_plugin.vllm.registration import diagnose_all, engine_patches
+
+        patches = engine_patches()
+        assert len({patch.name for patch in patches}) == len(patches)
+        for patch in patches:
+            assert patch.is_applied(), patch.name
+            assert all((patch.target, patch.reason, patch.upstream, patch.supported, patch.remove_when))
+        assert [row for row in diagnose_all() if not row[1]] == []
+
+    def test_a_second_registration_wraps_nothing_again(self) -> None:
+        import vllm.v1.worker.gpu.spec_decode as factory
+        from vllm.config.vllm import VllmConfig
+
+        from nemotron_diffusion_plugin.vllm import register
+
+        before = VllmConfig.num_lookahead_tokens, factory.init_speculator
+        register()
+        assert (VllmConfig.num_lookahead_tokens, factory.init_speculator) == before
+
+    def test_lookahead_is_that_of_a_block_for_ours_only(self) -> None:
+        from vllm.config.vllm import VllmConfig
+
+        from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD
+
+        lookahead = VllmConfig.num_lookahead_tokens.fget
+        ours = SimpleNamespace(method=SPECULATIVE_METHOD)
+        config = SimpleNamespace(speculative_config=ours, num_speculative_tokens=31)
+        assert lookahead(config) == 32
+        ngram = SimpleNamespace(method="ngram")
+        ngram.use_eagle = ngram.uses_draft_model = ngram.uses_extract_hidden_states = lambda: False
+        other = VllmConfig()
+        assert lookahead(other) == 0
+
+    def test_async_scheduling_keeps_the_other_methods(self) -> None:
+        import vllm.config.vllm as module
+
+        from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD
+
+        names = get_args(module.NgramGPUTypes)
+        assert names.count(SPECULATIVE_METHOD) == 1
+        assert len(names) > 1
+
+    def test_factory_builds_ours_where_the_config_names_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import vllm.v1.worker.gpu.spec_decode as factory
+
+        from nemotron_diffusion_patches.vllm import speculator_factory
+
+        built: list[object] = []
+        monkeypatch.delattr(factory, "_nemotron_diffusion_speculator_factory")
+        monkeypatch.setattr(factory, "init_speculator", lambda *arguments: "vLLM's")
+        patch = speculator_factory.patch(
+            lambda config: config == "ours", lambda *a: built.append(a) or "ours"
+        )
+        assert not patch.is_applied()
+        patch.apply()
+        assert factory.init_speculator("ours", "device", "states") == "ours"
+        assert factory.init_speculator("other", "device", "states") == "vLLM's"
+        assert built == [("ours", "device", "states")]
+
+    def test_report_travels_with_the_output(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+        from nemotron_diffusion_patches.vllm import step_report
+
+        monkeypatch.delattr(GPUModelRunner, "_nemotron_diffusion_step_report", raising=False)
+        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_step_report", False, raising=False)
+        plain, wrapped = SimpleNamespace(), SimpleNamespace(model_runner_output=SimpleNamespace())
+        outputs = iter([plain, wrapped, None, SimpleNamespace()])
+        monkeypatch.setattr(GPUModelRunner, "sample_tokens", lambda self: next(outputs))
+        reports = iter(["first", "second", "third", None])
+        step_report.patch(lambda runner: next(reports)).apply()
+        sample = GPUModelRunner.sample_tokens
+        assert getattr(sample(None), step_report.REPORT_ATTRIBUTE) == "first"
+        assert getattr(sample(None).model_runner_output, step_report.REPORT_ATTRIBUTE) == "second"
+        assert sample(None) is None
+        assert not hasattr(sample(None), step_report.REPORT_ATTRIBUTE)

@@ -1,0 +1,123 @@
+"""Steps an engine by hand: who waits how long, what is left when everybody has gone.
+
+Arguments: the checkpoint's folder, and "async" or "sync" scheduling.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from vllm import LLM, SamplingParams
+
+from nemotron_diffusion_plugin.vllm import speculator as speculator_module
+from nemotron_diffusion_plugin.vllm.request_table import BlockPhase
+
+SLOTS = 8
+SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 1}
+
+
+class Engine:
+    """An engine in this process and the parts of it that the test looks at."""
+
+    def __init__(self, folder: str, asynchronous: bool) -> None:
+        self.llm = LLM(
+            folder,
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=512,
+            max_num_seqs=SLOTS,
+            kv_cache_memory_bytes=256 << 20,
+            async_scheduling=asynchronous,
+            disable_log_stats=True,
+        )
+        self.engine = self.llm.llm_engine
+        self.scheduler = self.engine.engine_core.engine_core.scheduler
+        [self.speculator] = speculator_module._speculators.values()
+
+    def add(self, request_id: str, prompt: list[int], max_tokens: int, options: dict[str, Any]) -> None:
+        params = SamplingParams(
+            temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, extra_args=options
+        )
+        self.engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
+
+    def forwards(self) -> int:
+        board = self.scheduler.board
+        return int(board._counts[-2:].sum())
+
+    def finish(self) -> dict[str, list[int]]:
+        tokens = {}
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                tokens[output.request_id] = list(output.outputs[0].token_ids)
+        return tokens
+
+
+def prompt_of(number: int) -> list[int]:
+    return [200 + 7 * number, 300 + number, 410, 523]
+
+
+def waiting(engine: Engine) -> dict[str, Any]:
+    """An AR request beside four diffusion requests: forwards between each two of its tokens."""
+    for number in range(4):
+        engine.add(f"slow{number}", prompt_of(number), 97, SLOW)
+    engine.add("ar", prompt_of(9), 80, {"decoding_mode": "ar"})
+    waits, last, seen, tokens = [], 0, 0, {}
+    while engine.engine.has_unfinished_requests():
+        for output in engine.engine.step():
+            ids = list(output.outputs[0].token_ids)
+            tokens[output.request_id] = ids
+            if output.request_id == "ar" and len(ids) > seen:
+                waits += [engine.forwards() - last] * bool(seen)
+                last, seen = engine.forwards(), len(ids)
+    return {"waits": waits, "tokens": tokens}
+
+
+def state(engine: Engine) -> dict[str, Any]:
+    """What the engine holds for requests."""
+    table, requests = engine.speculator.table, engine.speculator.req_states
+    arrays = [value for value in vars(table).values() if hasattr(value, "shape")]
+    return {
+        "phases": int(np.isin(table.phase, (BlockPhase.DENOISING, BlockPhase.PLANNED)).sum()),
+        "planned": int(table.planned.sum()),
+        "parked": len(engine.scheduler._parked),
+        "in flight": len(engine.scheduler._in_flight),
+        "requests": len(engine.scheduler.requests),
+        "slots in use": len(requests.req_id_to_index),
+        "usage": engine.scheduler.kv_cache_manager.usage,
+        "reports": len(engine.speculator._report.denoise_steps),
+        "largest array": max(array.shape[0] for array in arrays),
+        "held": len(vars(table)),
+    }
+
+
+def come_and_go(engine: Engine) -> None:
+    """Six times as many requests as slots: some finish, the others are aborted in mid-block."""
+    for number in range(6 * SLOTS):
+        engine.add(f"r{number}", prompt_of(number), 60, SLOW if number % 2 else {"block_size": 8})
+        for _ in range(2):
+            engine.engine.step()
+        if number % 3:
+            engine.engine.abort_request([f"r{number}"], internal=False)
+    engine.finish()
+    engine.add("last", prompt_of(3), 2, {"decoding_mode": "ar"})
+    engine.finish()
+
+
+def main() -> None:
+    folder, scheduling = sys.argv[1:]
+    engine = Engine(folder, scheduling == "async")
+    fresh = state(engine)
+    result: dict[str, Any] = {"scheduler": type(engine.scheduler).__name__, "fresh": fresh}
+    result |= waiting(engine)
+    come_and_go(engine)
+    result["after"] = state(engine)
+    engine.add("again", prompt_of(2), 97, SLOW)
+    result["again"] = engine.finish()["again"]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

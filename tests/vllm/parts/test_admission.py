@@ -1,0 +1,83 @@
+"""The admission check on vLLM's own sampling parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from nemotron_diffusion_plugin.options import OptionError
+from nemotron_diffusion_plugin.vllm import admission
+from nemotron_diffusion_plugin.vllm.admission import Admission
+from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+
+DIFFUSION = {"decoding_mode": "diffusion"}
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(autouse=True)
+def _server() -> Iterator[None]:
+    before = admission._settings, admission._only_ar
+    admission.configure(ServerSettings.read(32, None), only_ar=False)
+    yield
+    admission.configure(*before)
+
+
+def test_good_requests_pass() -> None:
+    for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": 0}):
+        Admission.validate_params(SamplingParams(temperature=0.7, seed=1, extra_args=options))
+
+
+def test_bad_options_are_named() -> None:
+    with pytest.raises(OptionError, match="'threshold': got 7"):
+        Admission.validate_params(SamplingParams(extra_args={"threshold": 7}))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"top_p": 0.5},
+        {"top_k": 4},
+        {"min_p": 0.1},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": -0.1},
+        {"repetition_penalty": 1.1},
+        {"logit_bias": {5: 1.0}},
+        {"allowed_token_ids": [7]},
+        {"bad_words": ["x"]},
+        {"structured_outputs": StructuredOutputsParams(json="{}")},
+    ],
+    ids=lambda parameters: next(iter(parameters)),
+)
+def test_what_diffusion_cannot_honour(parameters: dict[str, Any]) -> None:
+    [name] = parameters
+    with pytest.raises(OptionError, match=f"'{name}'.*use decoding_mode 'ar' or 'self_speculation'"):
+        Admission.validate_params(SamplingParams(temperature=0.7, extra_args=DIFFUSION, **parameters))
+    for mode in ("ar", "self_speculation"):
+        Admission.validate_params(
+            SamplingParams(temperature=0.7, extra_args={"decoding_mode": mode}, **parameters)
+        )
+
+
+def test_top_k_that_means_all_tokens() -> None:
+    for value in (0, -1):
+        Admission.validate_params(SamplingParams(temperature=0.7, top_k=value, extra_args=DIFFUSION))
+
+
+def test_beside_another_speculator_only_ar_exists() -> None:
+    admission.configure(ServerSettings.read(32, None), only_ar=True)
+    for options in (None, {"decoding_mode": "ar"}):
+        Admission.validate_params(SamplingParams(extra_args=options))
+    with pytest.raises(OptionError, match="'decoding_mode': got 'diffusion', expected 'ar'"):
+        Admission.validate_params(SamplingParams(extra_args=DIFFUSION))
+
+
+def test_lists_that_would_overflow_the_worker() -> None:
+    with pytest.raises(OptionError, match=r"'stop_token_ids.*got 5000 entries, expected at most"):
+        Admission.validate_params(SamplingParams(min_tokens=1, stop_token_ids=list(range(5000))))

@@ -1,0 +1,152 @@
+"""Bad input is answered with 400 that names field, value and what is allowed, and the engine goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import openai
+import pytest
+
+from tests.vllm.cases import MODES, Case, mixed_cases, prompt
+from tests.vllm.servers import Running
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.parametrize("running", ["prefixes"], indirect=True, scope="session"),
+]
+
+OPTIONS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"decoding_mode": "turbo"}, ["decoding_mode", "turbo", "'ar', 'diffusion', 'self_speculation'"]),
+    ({"decoding_mode": "AR"}, ["decoding_mode", "'AR'", "'ar'"]),
+    ({"decoding_mode": 1}, ["decoding_mode", "got 1", "'ar'"]),
+    ({"threshold": 0}, ["threshold", "got 0", "(0, 1]"]),
+    ({"threshold": -0.5}, ["threshold", "-0.5", "(0, 1]"]),
+    ({"threshold": 1.5}, ["threshold", "1.5", "(0, 1]"]),
+    ({"threshold": "0.9"}, ["threshold", "'0.9'", "(0, 1]"]),
+    ({"denoising_steps": 0}, ["denoising_steps", "got 0", ">= 1"]),
+    ({"denoising_steps": -3}, ["denoising_steps", "-3", ">= 1"]),
+    ({"denoising_steps": 2.5}, ["denoising_steps", "2.5", "integer"]),
+    ({"block_size": 0}, ["block_size", "got 0", "1 to 32"]),
+    ({"block_size": 33}, ["block_size", "33", "1 to 32"]),
+    ({"block_size": "8"}, ["block_size", "'8'", "1 to 32"]),
+    ({"block_size": [8]}, ["block_size", "[8]", "1 to 32"]),
+    ({"draft_lora": "yes"}, ["draft_lora", "'yes'", "true or false"]),
+    ({"draft_lora": 2}, ["draft_lora", "got 2", "true or false"]),
+    ({"commit_rule": "best"}, ["commit_rule", "'best'", "'threshold'", "'fixed'"]),
+    ({"tokens_per_step": 4}, ["tokens_per_step", "got 4", "commit_rule 'fixed'"]),
+    ({"treshold": 0.9}, ["treshold", "did you mean 'threshold'", "decoding_mode"]),
+    ({"denoise": 1}, ["denoise", "unknown option", "block_size"]),
+    ({"block_size": {"value": 8}}, ["block_size", "valid"]),
+]
+
+PARAMETERS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"top_p": 0.5}, ["top_p", "0.5", "1.0"]),
+    ({"top_k": 5}, ["top_k", "5"]),
+    ({"presence_penalty": 0.5}, ["presence_penalty", "0.5"]),
+    ({"frequency_penalty": 0.5}, ["frequency_penalty", "0.5"]),
+    ({"repetition_penalty": 1.5}, ["repetition_penalty", "1.5"]),
+    ({"allowed_token_ids": [200, 300]}, ["allowed_token_ids", "[200, 300]"]),
+    ({"bad_words": ["hello"]}, ["bad_words", "hello"]),
+    ({"response_format": {"type": "json_object"}}, ["structured_outputs"]),
+]
+
+ODD: list[dict[str, Any]] = [
+    {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "ar"}},
+    {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "self_speculation"}},
+    {"vllm_xargs": []},
+    {"vllm_xargs": "ar"},
+    {"vllm_xargs": {}},
+    {"vllm_xargs": None},
+    {"vllm_xargs": {"": 1}},
+    {"vllm_xargs": {"threshold": 1e400}},
+    {"prompt": []},
+    {"prompt": [10**6]},
+    {"prompt": [-1]},
+    {"max_tokens": 0},
+    {"max_tokens": 10**6},
+    {"temperature": -1},
+    {"n": 0},
+    {"logprobs": 10**6},
+    {"seed": "x"},
+    {"stop_token_ids": [10**7]},
+    {"min_tokens": 50, "max_tokens": 5},
+    {"prompt_logprobs": 2, "vllm_xargs": {"decoding_mode": "diffusion"}},
+    {"echo": True, "vllm_xargs": {"decoding_mode": "diffusion"}},
+]
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case(prompt(random.Random(3), 12, 1024), 20)
+
+
+@pytest.mark.parametrize(("options", "named"), OPTIONS, ids=[str(options) for options, _ in OPTIONS])
+def test_options(running: Running, case: Case, options: dict[str, Any], named: list[str]) -> None:
+    reply = running.client.post(running.client.body(case, vllm_xargs=options))
+    assert reply.status_code == 400, reply.text
+    message = reply.json()["error"]["message"]
+    assert not [text for text in named if text not in message], message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"), PARAMETERS, ids=[str(parameters) for parameters, _ in PARAMETERS]
+)
+def test_parameters_without_meaning_in_diffusion(
+    running: Running, case: Case, parameters: dict[str, Any], named: list[str]
+) -> None:
+    body = running.client.body(case, vllm_xargs={"decoding_mode": "diffusion"})
+    body |= {"temperature": 0.5, **parameters}
+    reply = running.client.post(body)
+    assert reply.status_code == 400, reply.text
+    message = reply.json()["error"]["message"]
+    assert not [text for text in [*named, "'ar' or 'self_speculation'"] if text not in message], message
+    elsewhere = running.client.post({**body, "vllm_xargs": {"decoding_mode": "self_speculation"}})
+    assert elsewhere.status_code == 200, elsewhere.text
+
+
+@pytest.mark.parametrize("parameters", [{"min_p": 0.2}, {"logit_bias": {"200": 5.0}}], ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_what_vllm_refuses_beside_any_speculator(
+    running: Running, case: Case, parameters: dict[str, Any], mode: str
+) -> None:
+    body = running.client.body(case, vllm_xargs={"decoding_mode": mode})
+    reply = running.client.post({**body, "temperature": 0.5, **parameters})
+    assert reply.status_code == 400
+    assert next(iter(parameters)) in reply.json()["error"]["message"]
+
+
+def test_openai_client_and_chat(running: Running) -> None:
+    """The standard client raises on the chat endpoint; while streaming, the engine reports errors as events."""
+    ask: dict[str, Any] = {
+        "model": running.client.model,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 4,
+        "extra_body": {"vllm_xargs": {"decoding_mode": "diffusion", "threshold": 7}},
+    }
+    chat = running.client.openai.chat.completions
+    with pytest.raises(openai.BadRequestError, match=r"threshold.*got 7.*\(0, 1\]"):
+        chat.create(**ask)
+    with pytest.raises(openai.APIError, match=r"threshold.*got 7.*\(0, 1\]"):
+        list(chat.create(**ask, stream=True))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[str(odd)[:60] for odd in ODD])
+def test_nothing_is_a_500(running: Running, case: Case, odd: dict[str, Any]) -> None:
+    content = json.dumps(running.client.body(case, **odd))
+    reply = running.client.http.post(
+        "/v1/completions", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert reply.status_code < 500, reply.text
+    assert running.server.healthy()
+
+
+def test_engine_survives(running: Running, case: Case) -> None:
+    """Bad and good requests at once: the good ones get the reference's tokens."""
+    good = mixed_cases(running.reference.config.vocab_size, seed=4, count=6, most_tokens=40)
+    for options, _ in OPTIONS:
+        assert running.client.post(running.client.body(case, vllm_xargs=options)).status_code == 400
+    answers = running.client.complete_all(good)
+    assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in good]
+    assert tuple(dict.fromkeys(running.reference.mode(c) for c in good)) == MODES

@@ -1,0 +1,67 @@
+"""The set-ups that are meant to be tight are tight: prompts and blocks are cut, requests are preempted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.vllm.cases import MODES, Case, prompt
+from tests.vllm.servers import Running
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize("running", ["budget"], indirect=True, scope="session")
+def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
+    vocab = running.reference.config.vocab_size
+    rng = random.Random(1)
+    long = Case(prompt(rng, 300, vocab), 1, {"decoding_mode": "ar"})
+    before = running.client.settled()
+    assert running.client.complete(long).token_ids == running.reference.generate(long).token_ids
+    assert running.client.settled().engine("causal") - before.engine("causal") >= 300 // 40
+
+    cases = [
+        Case(prompt(rng, 5, vocab), 97, {"decoding_mode": mode, "threshold": 0.5}, ignore_eos=True)
+        for mode in ("diffusion", "self_speculation", "diffusion", "ar")
+    ]
+    before = running.client.settled()
+    answers = running.client.complete_all(cases)
+    after = running.client.settled()
+    assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in cases]
+    blocks = running.reference.totals(cases, "diffusion")["verify"]
+    assert blocks == 2 * 3
+    cut = after.mode("cycles", "diffusion") - before.mode("cycles", "diffusion") - blocks
+    assert cut > 0, "no block was cut: the budget is not tight enough to test anything"
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+def test_pool_preempts(running: Running) -> None:
+    vocab = running.reference.config.vocab_size
+    rng = random.Random(4)
+    cases = [
+        Case(prompt(rng, 60, vocab), 150, {"decoding_mode": MODES[number % 3]}, ignore_eos=True)
+        for number in range(15)
+    ]
+    before = running.client.settled()
+    answers = running.client.complete_all(cases)
+    name = "vllm:num_preemptions_total"
+    after = running.client.settled(lambda metrics: metrics.total(name) > before.total(name))
+    assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in cases]
+    assert after.total(name) > before.total(name), "nobody was preempted: the pool is not tight enough"
+    assert after.total("vllm:kv_cache_usage_perc") == 0
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+def test_server_defaults(running: Running) -> None:
+    """A request that names no option gets the server's, and may still override each of them."""
+    tokens = prompt(random.Random(6), 20, running.reference.config.vocab_size)
+    for options in ({}, {"threshold": 0.2}, {"block_size": 32}, {"decoding_mode": "ar"}):
+        case = Case(tokens, 50, options, ignore_eos=True)
+        mode = running.reference.mode(case)
+        assert mode == options.get("decoding_mode", "diffusion")
+        before = running.client.settled()
+        assert running.client.complete(case).token_ids == running.reference.generate(case).token_ids
+        after = running.client.settled()
+        forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
+        assert forwards == running.reference.totals([case], mode), options

@@ -1,0 +1,75 @@
+"""A server that cannot work does not start, and its last words say why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nemotron_diffusion_plugin.checkpoint.random_model import write_random_checkpoint
+from tests.engines.vllm.launch import Server, ServerError
+
+pytestmark = pytest.mark.engine
+
+WEIGHTS = "model.safetensors"
+
+
+def rename_prefix(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({f"language_model.{name}": tensor for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def lose_a_layer(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
+    save_file(kept, folder / WEIGHTS)
+
+
+def truncate(folder: Path) -> None:
+    file = folder / WEIGHTS
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def put_in_a_nan(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["encoder.norm.weight"][3] = torch.nan
+    save_file(tensors, folder / WEIGHTS)
+
+
+def leave(folder: Path) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "said"),
+    [
+        (rename_prefix, (), ["language_model.encoder", "encoder.embed_tokens.weight"]),
+        (lose_a_layer, (), ["encoder.layers.1."]),
+        (truncate, (), [WEIGHTS]),
+        (put_in_a_nan, (), ["encoder.norm.weight", "NaN"]),
+        (leave, ("--additional-config", json.dumps({"threshold": 1.5})), ["threshold", "1.5", "(0, 1]"]),
+        (
+            leave,
+            ("--additional-config", json.dumps({"denoise_forwards_per_step": 0})),
+            ["denoise_forwards_per_step", "got 0", ">= 1"],
+        ),
+        (leave, ("--pipeline-parallel-size", "2"), ["pipeline_parallel_size: got 2, expected 1"]),
+    ],
+    ids=["prefix", "missing layer", "truncated", "nan", "threshold", "denoise forwards", "pipeline"],
+)
+def test_server_refuses_to_start(
+    tmp_path: Path, damage: Callable[[Path], None], options: tuple[str, ...], said: list[str]
+) -> None:
+    write_random_checkpoint(tmp_path / "model", config={"num_hidden_layers": 2})
+    damage(tmp_path / "model")
+    log = tmp_path / "server.log"
+    server = Server(tmp_path / "model", "--max-model-len", "256", *options, log=log)
+    with pytest.raises(ServerError, match="stopped"), server:
+        pass
+    text = log.read_text()
+    assert not [words for words in said if words not in text], server.log_tail(80)

@@ -1,0 +1,139 @@
+"""Streaming, stop strings, several choices and log-probabilities, in every mode."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from tests.vllm.cases import BLOCK, MODES, Case, prompt
+from tests.vllm.servers import Running
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.parametrize("running", ["trained"], indirect=True, scope="session"),
+]
+
+
+def a_case(running: Running, mode: str, seed: int = 0, **more: object) -> Case:
+    tokens = prompt(random.Random(seed), 24, running.reference.config.vocab_size)
+    return replace(Case(tokens, 70, {"decoding_mode": mode}, ignore_eos=True), **more)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_streamed_pieces_make_the_answer(running: Running, mode: str) -> None:
+    case = a_case(running, mode)
+    whole = running.client.complete(case)
+    events = list(running.client.stream(case, stream_options={"include_usage": True}))
+    pieces = [event.choices[0] for event in events if event.choices]
+    ids = [token for piece in pieces for token in piece.model_extra["token_ids"] or []]
+    assert ids == whole.token_ids == running.reference.generate(case).token_ids
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert len(pieces) >= 3
+    assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    assert events[-1].usage.completion_tokens == case.max_tokens
+
+
+def across_a_border(running: Running, mode: str) -> tuple[Case, str, str]:
+    """A case, the text before a stop string and that string, which starts in one step's tokens and ends in the next's.
+
+    For self-speculation the border lies between accepted drafts and the token that replaced a rejected one.
+    """
+    for seed in range(200):
+        case = a_case(running, mode, seed)
+        answer = running.reference.generate(case)
+        if mode == "self_speculation":
+            borders, place = [], 1
+            for accepted in answer.accepted:
+                place += accepted
+                borders += [place] * (0 < accepted < BLOCK - 1)
+                place += 1
+        else:
+            borders = [1 + BLOCK, 1 + 2 * BLOCK] if mode == "diffusion" else [7, 8, 9]
+        for border in borders:
+            if border >= len(answer.token_ids) - 1:
+                continue
+            before = running.detokenize(answer.token_ids[:border])
+            longer = running.detokenize(answer.token_ids[: border + 1])
+            stop = longer[len(before) - 1 : len(before) + 1]
+            text = running.detokenize(answer.token_ids)
+            if len(longer) > len(before) > 1 and stop.isprintable() and text.find(stop) == len(before) - 1:
+                return case, text[: len(before) - 1], stop
+    raise AssertionError("no such case within 200 prompts")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stop_string_across_a_border(running: Running, mode: str) -> None:
+    case, expected, stop = across_a_border(running, mode)
+    shown = {"stop": [stop], "skip_special_tokens": False}
+    answer = running.client.complete(case, **shown)
+    assert (answer.text, answer.finish_reason) == (expected, "stop")
+    assert answer.choice["stop_reason"] == stop
+    kept = running.client.complete(case, **shown, include_stop_str_in_output=True)
+    assert kept.text == expected + stop
+    pieces = [event.choices[0] for event in running.client.stream(case, **shown)]
+    assert "".join(piece.text for piece in pieces) == expected
+    assert pieces[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_choices(running: Running, mode: str) -> None:
+    """Greedy decoding has one choice only, says vLLM; sampled ones are those of consecutive seeds."""
+    case = a_case(running, mode, max_tokens=40)
+    choices = running.client.choices(case, n=3, temperature=1.0, seed=7)
+    alone = [running.client.complete(case, temperature=1.0, seed=7 + number) for number in range(3)]
+    assert [choice.token_ids for choice in choices] == [answer.token_ids for answer in alone]
+    assert len({tuple(choice.token_ids) for choice in choices}) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_logprobs_are_those_of_the_tokens_returned(running: Running, mode: str) -> None:
+    """Every token's log-probability is the causal one, also where a diffusion block was taken as it is."""
+    case = a_case(running, mode)
+    answer = running.client.complete(case, logprobs=3)
+    assert answer.token_ids == running.reference.generate(case).token_ids
+    logprobs = answer.choice["logprobs"]
+    expected = running.reference.logprobs(case.prompt, answer.token_ids)
+    assert logprobs["token_logprobs"] == pytest.approx(expected, abs=2e-4)
+    assert len(logprobs["top_logprobs"]) == len(answer.token_ids)
+    assert all(len(alternatives) >= 3 for alternatives in logprobs["top_logprobs"])
+    if mode != "diffusion":
+        for chosen, alternatives in zip(expected, logprobs["top_logprobs"], strict=True):
+            assert chosen == pytest.approx(max(alternatives.values()), abs=2e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sampling_with_a_seed_is_reproducible(running: Running, mode: str) -> None:
+    """Alone, again, and among others: the same seed gives the same tokens, another seed others."""
+    case = a_case(running, mode, max_tokens=45)
+    sampled = {"temperature": 0.8, "seed": 11}
+    first = running.client.complete(case, **sampled).token_ids
+    assert running.client.complete(case, **sampled).token_ids == first
+    others = [a_case(running, other, seed=9, max_tokens=50) for other in MODES]
+    with running.client.in_background(others):
+        assert running.client.complete(case, **sampled).token_ids == first
+    assert running.client.complete(case, temperature=0.8, seed=12).token_ids != first
+    assert first != running.reference.generate(case).token_ids
+
+
+def test_chat(running: Running) -> None:
+    """The chat template ends every prompt as the published one does, and each mode answers the same question."""
+    texts = {}
+    for mode in MODES:
+        reply = running.client.openai.chat.completions.create(
+            model=running.client.model,
+            messages=[{"role": "user", "content": "What is 34 + 57? Show the steps."}],
+            max_tokens=100,
+            temperature=0,
+            extra_body={"vllm_xargs": {"decoding_mode": mode}, "return_token_ids": True},
+        )
+        extra = reply.model_extra or {}
+        prompt_ids = extra["prompt_token_ids"]
+        text = running.detokenize(prompt_ids)
+        assert text.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWhat is 34")
+        assert text.endswith("<|im_start|>assistant\n<think></think>")
+        expected = running.reference.generate(Case(prompt_ids, 100, {"decoding_mode": mode}))
+        assert (reply.choices[0].model_extra or {})["token_ids"] == expected.token_ids
+        texts[mode] = reply.choices[0].message.content
+    assert texts["ar"] == texts["self_speculation"]
