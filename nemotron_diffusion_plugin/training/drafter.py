@@ -13,16 +13,16 @@ from torch.nn import functional
 
 from ..checkpoint.lora import DrafterLora
 from ..checkpoint.tokenizer import EOS_ID, MASK_ID
-from ..decoding.reference.model import KeyValueCache, ReferenceModel
+from ..decoding.reference.model import KeysValues, KeyValueCache, ReferenceModel
 from . import tasks
 from .base import learning_rate_share, quick_attention
 from .conversations import ChatEncoder
 from .geometry import LORA_ALPHA, LORA_RANK
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
 ANSWERS_PER_ROUND = 32
 BLOCKS_PER_ANSWER = 6
-ROUND_REPEATS = 3
+ROUND_REPEATS = 4
 MAX_ANSWER_TOKENS = 128
 ACCEPTANCE_TEMPERATURE = 3.0
 
@@ -39,13 +39,15 @@ class DraftProgress:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Prompts of one length with their greedy answers, padded with EOS, and what the verifier says of them.
+    """Prompts with their greedy answers, and what the verifier says of them.
 
-    ``tokens``: int64[N, P + A]; ``ends``: past each answer's EOS; ``logits``: float32[N, P + A, V], causal;
-    ``cache``: the keys and values of all tokens.
+    ``tokens``: int64[N, P + A], prompts padded on the left and answers on the right; ``padding``: int64[N], the
+    columns on the left that belong to no prompt; ``ends``: the column past each answer's EOS; ``logits``:
+    float32[N, P + A, V], causal; ``cache``: the keys and values of all columns.
     """
 
     tokens: torch.Tensor
+    padding: torch.Tensor
     prompt_length: int
     ends: list[int]
     logits: torch.Tensor
@@ -56,17 +58,15 @@ class Answers:
 def answer_greedily(
     model: ReferenceModel, prompts: list[list[int]], max_tokens: int = MAX_ANSWER_TOKENS
 ) -> Answers:
-    """Decode ``prompts``, all of one length, causally and greedily in one batch."""
-    tokens = torch.tensor(prompts)
-    rows, length = tokens.shape
+    """Decode ``prompts`` causally and greedily in one batch."""
+    length = max(map(len, prompts))
+    tokens = torch.tensor([[EOS_ID] * (length - len(prompt)) + prompt for prompt in prompts])
+    padding = torch.tensor([length - len(prompt) for prompt in prompts])
     cache = KeyValueCache()
     new = tokens
-    done = torch.zeros(rows, dtype=torch.bool)
+    done = torch.zeros(len(prompts), dtype=torch.bool)
     for _ in range(max_tokens):
-        begin = cache.length
-        columns = torch.arange(begin + new.shape[1])
-        visible = columns <= columns[begin:, None]
-        logits, keys_values = model(new, columns[begin:], visible, cache=cache)
+        logits, keys_values = _causal(model, new, padding, cache)
         cache.append(keys_values)
         logits[:, -1, MASK_ID] = -torch.inf
         new = torch.where(done, EOS_ID, logits[:, -1].argmax(-1))[:, None]
@@ -74,12 +74,23 @@ def answer_greedily(
         done |= new[:, 0] == EOS_ID
         if bool(done.all()):
             break
-    ends = [_end(row, length) for row in tokens.tolist()]
-    columns = torch.arange(tokens.shape[1])
-    logits, keys_values = model(tokens, columns, columns <= columns[:, None])
     cache = KeyValueCache()
+    logits, keys_values = _causal(model, tokens, padding, cache)
     cache.append(keys_values)
-    return Answers(tokens, length, ends, logits, cache)
+    ends = [_end(row, length) for row in tokens.tolist()]
+    return Answers(tokens, padding, length, ends, logits, cache)
+
+
+def _causal(
+    model: ReferenceModel, new: torch.Tensor, padding: torch.Tensor, cache: KeyValueCache
+) -> tuple[torch.Tensor, KeysValues]:
+    columns = torch.arange(cache.length + new.shape[1])
+    rows = columns[cache.length :]
+    own = rows[:, None] == columns
+    visible = ((columns <= rows[:, None]) & (columns >= padding[:, None, None])) | own
+    positions = (rows - padding[:, None]).clamp(min=0)
+    result: tuple[torch.Tensor, KeysValues] = model(new, positions, visible, cache=cache)
+    return result
 
 
 def _end(row: list[int], start: int) -> int:
@@ -87,14 +98,9 @@ def _end(row: list[int], start: int) -> int:
 
 
 def draw_prompts(rng: random.Random, encoder: ChatEncoder) -> Iterator[list[list[int]]]:
-    """Yield groups of training-split prompts that have one length."""
-    waiting: dict[int, list[list[int]]] = {}
+    """Yield groups of training-split prompts forever."""
     while True:
-        prompt = encoder.prompt(tasks.draw(rng, held_out=False).question)
-        group = waiting.setdefault(len(prompt), [])
-        group.append(prompt)
-        if len(group) == ANSWERS_PER_ROUND:
-            yield waiting.pop(len(prompt))
+        yield [encoder.prompt(tasks.draw(rng, held_out=False).question) for _ in range(ANSWERS_PER_ROUND)]
 
 
 def draft_loss(
@@ -118,11 +124,13 @@ def draft_loss(
         ]
     )
     offsets = torch.arange(block_size)
-    positions = (starts[:, :, None] + offsets).flatten(1)  # [N, K * B]
+    positions = (starts[:, :, None] + offsets).flatten(1) - answers.padding[:, None]  # [N, K * B]
     noisy = torch.full((rows, BLOCKS_PER_ANSWER, block_size), MASK_ID)
     noisy[:, :, 0] = answers.tokens.gather(1, starts)
     block = torch.arange(BLOCKS_PER_ANSWER).repeat_interleave(block_size)
-    prefix = torch.arange(length) < starts.repeat_interleave(block_size, dim=1)[:, :, None]
+    columns = torch.arange(length)
+    prefix = columns < starts.repeat_interleave(block_size, dim=1)[:, :, None]
+    prefix &= columns >= answers.padding[:, None, None]
     own = (block[:, None] == block).expand(rows, -1, -1)
     hidden, _ = model(
         noisy.flatten(1),

@@ -9,7 +9,9 @@ import torch
 from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 from nemotron_diffusion_plugin.checkpoint.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.decoding.reference.model import KeyValueCache, ReferenceModel
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.training.base import (
     Progress,
     add_gradients,
@@ -90,16 +92,23 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert shares[-1] == pytest.approx(0.02)
 
 
-def test_greedy_answers_equal_the_full_forward() -> None:
+def test_greedy_answers_equal_those_of_the_reference_decoder() -> None:
     model = small_model().requires_grad_(False)
-    answers = answer_greedily(model, [[10, 300, 301], [10, 400, 401]], max_tokens=6)
-    length = answers.tokens.shape[1]
-    logits, _ = model(
-        answers.tokens, torch.arange(length), torch.ones(length, length, dtype=torch.bool).tril()
-    )
-    logits[..., 100] = -torch.inf
-    for row, end in enumerate(answers.ends):
-        assert torch.equal(logits[row, 2 : end - 1].argmax(-1), answers.tokens[row, 3:end])
+    prompts = [[10, 300, 301, 302, 303], [10, 400], [10, 500, 501]]
+    answers = answer_greedily(model, prompts, max_tokens=6)
+    assert answers.padding.tolist() == [0, 3, 2]
+    decoder = ReferenceDecoder(model)
+    options = DecodingOptions(decoding_mode=DecodingMode.AR)
+    for row, prompt in enumerate(prompts):
+        expected = decoder.generate(prompt, 6, options).token_ids
+        assert answers.tokens[row, 5 : answers.ends[row]].tolist() == expected
+        alone, _ = model(answers.tokens[row : row + 1, 5 - len(prompt) :], *plain(len(prompt) + 6))
+        assert torch.allclose(answers.logits[row, 5 - len(prompt) :], alone[0], atol=1e-5)
+
+
+def plain(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    columns = torch.arange(length)
+    return columns, columns <= columns[:, None]
 
 
 def test_the_adapter_trains_alone_and_reads_back(encoder: ChatEncoder, tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ def test_a_draft_of_known_answers_counts_up_to_the_first_rejection() -> None:
     logits, keys_values = model(tokens, columns, columns <= columns[:, None])
     cache = KeyValueCache()
     cache.append(keys_values)
-    answers = Answers(tokens, 4, [31, 31], logits, cache)
+    answers = Answers(tokens, torch.zeros(2, dtype=torch.int64), 4, [31, 31], logits, cache)
     loss, accepted = draft_loss(model, lora, answers, 32, random.Random(0))
     assert loss.requires_grad
     assert 0.0 <= accepted <= 31.0
