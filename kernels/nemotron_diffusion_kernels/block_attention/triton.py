@@ -62,22 +62,18 @@ def _split_kernel(
     row_tile = tl.program_id(0) % ROW_TILES
     kv_head = tl.program_id(1)
     request = tl.program_id(2)
-
     first = tl.load(query_start_loc + request).to(tl.int64)
     query_length = (tl.load(query_start_loc + request + 1).to(tl.int64) - first).to(tl.int32)
     seq_length = tl.load(seq_lens + request).to(tl.int32)
     start = split * SPLIT
     end = tl.minimum(tl.minimum(start + SPLIT, seq_length), max_seq_length)
-    if start >= end:
-        return
-    if row_tile * ROWS >= query_length * GROUP:
+    if (start >= end) | (row_tile * ROWS >= query_length * GROUP):
         return
 
     row = row_tile * ROWS + tl.arange(0, ROWS)
     index = row // GROUP
     head = kv_head * GROUP + row % GROUP
     is_row = (index < query_length) & (index < MAX_QUERY)
-    position = seq_length - query_length + index
     causal = tl.load(is_causal + request) != 0
     cached = seq_length - query_length
     free_end = tl.zeros([ROWS], dtype=tl.int32) + query_length
@@ -87,7 +83,7 @@ def _split_kernel(
         group = index // (BLOCK + 1)
         group_end = tl.minimum((group + 1) * (BLOCK + 1), query_length)
         free_end = tl.where(index % (BLOCK + 1) == 0, index + 1, group_end)
-    visible_end = tl.where(causal, position + 1, cached + free_end)  # [ROWS]
+    visible_end = cached + tl.where(causal, index + 1, free_end)  # [ROWS]
     end = tl.minimum(end, tl.max(tl.where(is_row, visible_end, 0), 0))
 
     dim = tl.arange(0, DIM)
@@ -187,7 +183,6 @@ def _merge_kernel(
     query_length = (tl.load(query_start_loc + request + 1).to(tl.int64) - first).to(tl.int32)
     if index >= query_length:
         return
-
     seq_length = tl.load(seq_lens + request).to(tl.int32)
     splits = tl.minimum((seq_length + SPLIT - 1) // SPLIT, num_splits)
     token = first + index
@@ -300,6 +295,5 @@ def block_attention_triton(
         DIM=dim,
         SPLIT=tiling.split_length,
         MERGED=_MERGED,
-        num_warps=4,
     )
     return out
