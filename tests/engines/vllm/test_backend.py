@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(
-        os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter: make test-engine"
-    ),
+    pytest.mark.skipif(find_spec("triton_on_cpu") is None, reason="needs the interpreter: make test-engine"),
 ]
 
 

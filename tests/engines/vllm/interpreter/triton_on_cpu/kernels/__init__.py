@@ -2,7 +2,7 @@
 
 Triton's interpreter takes 1 to 5 ms for each program of a kernel; the functions here take microseconds for
 the whole grid. Each one takes its kernel's arguments, in the kernel's order, and leaves the same bits in the
-same places (`tests/engines/vllm/test_kernels.py` compares both). What a function does not cover - sampling
+same places (`tests/engines/vllm/kernels` compares both). What a function does not cover - sampling
 with draft probabilities, context parallelism, watermarks - it hands to the kernel it replaces.
 
 vLLM drops the launch grid on the way to a replacement, so the number of rows is read from the tensors.
