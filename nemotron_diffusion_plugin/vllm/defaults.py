@@ -29,6 +29,7 @@ class ServingDefaults(VerifyAndUpdateConfig):
         from nemotron_diffusion_plugin.vllm.registration import summary
 
         model_config = vllm_config.model_config
+        _refuse_positions_without_rotation(model_config)
         settings = ServerSettings.read(model_config.hf_config.block_size, vllm_config.additional_config)
         if vllm_config.speculative_config is None and settings.block_size > 1:
             vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
@@ -46,6 +47,19 @@ class ServingDefaults(VerifyAndUpdateConfig):
                 settings.defaults.block_size,
                 summary(),
             )
+
+
+def _refuse_positions_without_rotation(model_config: Any) -> None:
+    """vLLM tabulates the rotations of `original_max_position_embeddings * factor` positions and reads past the end."""
+    rope = model_config.hf_config.rope_parameters
+    if rope.get("rope_type") != "yarn":
+        return
+    covered = int(rope["original_max_position_embeddings"] * rope["factor"])
+    if model_config.max_model_len > covered:
+        raise ValueError(
+            f"max_model_len: got {model_config.max_model_len}, expected at most {covered}, which is the checkpoint's "
+            "rope_parameters.original_max_position_embeddings times its factor; use --max-model-len"
+        )
 
 
 def _speculative_config(vllm_config: Any, block_size: int) -> Any:
