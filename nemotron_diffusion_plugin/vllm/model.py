@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, extract_layer_index
 
-from nemotron_diffusion_plugin.checkpoint.names import check_names
+from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
+from nemotron_diffusion_plugin.checkpoint.names import check_names, expected_shapes
+from nemotron_diffusion_plugin.checkpoint.reader import find_names
 from nemotron_diffusion_plugin.rope import query_scale
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.vllm.lora_files import load_drafter_lora
@@ -73,12 +77,17 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the published tensor names and the drafter LoRA.
 
-        Raises `CheckpointError` naming the tensors found and expected when they do not match.
+        Raises `CheckpointError` naming the tensors found and expected when they do not match, and the file or
+        tensor that is damaged.
         """
         found: list[str] = []
         loader = AutoWeightsLoader(self)
         try:
             loaded = loader.load_weights(_recorded(weights, found), mapper=self.hf_to_vllm_mapper)
+        except CheckpointError:
+            raise
+        except SafetensorError as error:
+            raise self._damaged(found, error) from error
         except (ValueError, KeyError):
             found.extend(name for name, _ in weights)
             self._check_names(found)
@@ -90,6 +99,13 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     def _check_names(self, found: list[str]) -> None:
         if self.vllm_config.quant_config is None:
             check_names(found, self.config)
+
+    def _damaged(self, found: list[str], error: Exception) -> CheckpointError:
+        folder = Path(self.vllm_config.model_config.model)
+        for path in sorted(folder.glob("*.safetensors")):
+            find_names(path)
+        expected = len(expected_shapes(self.config))
+        return CheckpointError(f"{folder}: found {len(found)} of {expected} expected tensors, then: {error}")
 
     def _load_drafter_lora(self) -> None:
         lora = load_drafter_lora(self.vllm_config)
@@ -107,4 +123,6 @@ def _recorded(
 ) -> Iterable[tuple[str, torch.Tensor]]:
     for name, tensor in weights:
         names.append(name)
+        if tensor.is_floating_point() and tensor.element_size() > 1 and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"tensor '{name}' holds NaN or infinite values")
         yield name, tensor
