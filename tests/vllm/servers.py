@@ -25,7 +25,7 @@ RANDOM: dict[str, dict[str, Any]] = {
             "num_attention_heads": 8,
             "num_key_value_heads": 2,
             "num_hidden_layers": 2,
-            "rope_parameters": {"original_max_position_embeddings": 32, "factor": 4.0},
+            "rope_parameters": {"original_max_position_embeddings": 32, "factor": 32.0},
         },
     },
     "without-lora": {
@@ -37,7 +37,7 @@ RANDOM: dict[str, dict[str, Any]] = {
             "num_key_value_heads": 3,
             "num_hidden_layers": 2,
             "head_dim": 64,
-            "rope_parameters": {"factor": 0.25},
+            "rope_parameters": {"original_max_position_embeddings": 4096, "factor": 0.25},
         },
     },
     "one-layer": {"seed": 3, "config": {"num_hidden_layers": 1, "vocab_size": 512}},
@@ -69,7 +69,7 @@ class Setup:
 SETUPS: dict[str, Setup] = {
     "trained": Setup("trained"),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
-    "prefixes": Setup("plain", options=("--block-size", "32"), asynchronous=True),
+    "prefixes": Setup("plain", options=("--block-size", "32")),
     # A budget that cuts prompts and, with more than one request, blocks.
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40")),
     # Too few pages for 16 requests; diffusion for who names no mode.

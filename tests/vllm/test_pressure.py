@@ -65,3 +65,16 @@ def test_server_defaults(running: Running) -> None:
         after = running.client.settled()
         forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
         assert forwards == running.reference.totals([case], mode), options
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@pytest.mark.parametrize("mode", MODES)
+def test_scheduling_ahead_near_max_model_len(running: Running, mode: str) -> None:
+    """A scheduler that runs ahead reckons with every draft accepted, so it drafts less near the limit, not else."""
+    limit, vocab = running.setup.max_model_len, running.reference.config.vocab_size
+    rng = random.Random(7)
+    for room in (2, 3, 31, 33, 66):
+        case = Case(prompt(rng, limit - room, vocab), room, {"decoding_mode": mode}, ignore_eos=True)
+        answer = running.client.complete(case)
+        assert answer.token_ids == running.reference.generate(case).token_ids, case
+        assert (len(answer.token_ids), answer.finish_reason) == (room, "length")

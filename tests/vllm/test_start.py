@@ -41,6 +41,12 @@ def put_in_a_nan(folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS)
 
 
+def shorten_rope(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["factor"] = 2.0
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def leave(folder: Path) -> None:
     return None
 
@@ -58,9 +64,19 @@ def leave(folder: Path) -> None:
             ("--additional-config", json.dumps({"denoise_forwards_per_step": 0})),
             ["denoise_forwards_per_step", "got 0", ">= 1"],
         ),
+        (shorten_rope, (), ["max_model_len: got 256, expected at most 128"]),
         (leave, ("--pipeline-parallel-size", "2"), ["pipeline_parallel_size: got 2, expected 1"]),
     ],
-    ids=["prefix", "missing layer", "truncated", "nan", "threshold", "denoise forwards", "pipeline"],
+    ids=[
+        "prefix",
+        "missing layer",
+        "truncated",
+        "nan",
+        "threshold",
+        "denoise forwards",
+        "context",
+        "pipeline",
+    ],
 )
 def test_server_refuses_to_start(
     tmp_path: Path, damage: Callable[[Path], None], options: tuple[str, ...], said: list[str]

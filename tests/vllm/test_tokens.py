@@ -34,7 +34,11 @@ def test_alone(running: Running) -> None:
 
 
 def test_no_forward_is_hidden(running: Running) -> None:
-    """The engine runs no other forwards than those it counts for the request."""
+    """The engine runs no other forwards than those it counts for the request.
+
+    Where it schedules ahead, one step may be under way when it learns that the request has ended.
+    """
+    ahead = int(running.setup.asynchronous)
     rng = random.Random(5)
     prompts = prompt(rng, 20, running.reference.config.vocab_size)
     for case in in_every_mode(Case(prompts, 75, {}, ignore_eos=True)):
@@ -44,7 +48,8 @@ def test_no_forward_is_hidden(running: Running) -> None:
         after = running.client.settled()
         bidirectional = after.engine("bidirectional") - before.engine("bidirectional")
         assert bidirectional == expected.draft_forwards + expected.denoise_forwards, case
-        assert after.engine("causal") - before.engine("causal") == expected.verify_forwards + 1, case
+        causal = after.engine("causal") - before.engine("causal") - 1
+        assert expected.verify_forwards <= causal <= expected.verify_forwards + ahead, case
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -61,7 +66,11 @@ def test_sixteen_at_once(running: Running, seed: int) -> None:
         return  # a preempted block is drafted again, which is honestly counted
     for mode in MODES:
         forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
-        assert forwards == running.reference.totals(cases, mode), mode
+        expected_forwards = running.reference.totals(cases, mode)
+        if running.name == "budget":  # a block that the budget cuts is committed in parts
+            assert forwards.pop("verify") >= expected_forwards.pop("verify"), mode
+            assert forwards.pop("draft") >= expected_forwards.pop("draft"), mode
+        assert forwards == expected_forwards, mode
 
 
 def test_self_speculation_is_ar(running: Running) -> None:
