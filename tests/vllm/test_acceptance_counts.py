@@ -24,10 +24,10 @@ def spec_decode(metrics: Metrics) -> dict[str, int]:
 
 
 def cases(running: Running, **options: object) -> list[Case]:
-    vocab, new = running.reference.config.vocab_size, 100
+    vocab, new = running.reference.config.vocab_size, 80
     return [
         Case(prompt(random.Random(seed), 10 + seed, vocab), new, dict(options), ignore_eos=True)
-        for seed in range(8)
+        for seed in range(6)
     ]
 
 
