@@ -16,7 +16,6 @@ DIFFUSION_WEIGHT = 0.3
 MIN_MASK_PROBABILITY = 1e-3
 ALL_MASKED_SHARE = 0.25
 ALIGNED_SHARE = 0.5
-AFTER_EOS_WEIGHT = 0.1
 LENGTH_MULTIPLE = 16
 ROWS_MULTIPLE = 128
 
@@ -118,7 +117,7 @@ def make_batch(conversations: list[Conversation], block_size: int, rng: random.R
                     noised[offset] = MASK_ID
                     noisy_rows.append(row * size + first + offset)
                     noisy_targets.append(block.clean[offset])
-                    noisy_weights.append((1.0 if offset < block.length else AFTER_EOS_WEIGHT) / p)
+                    noisy_weights.append(1.0 / p)
             tokens[row, first : first + block_size] = torch.tensor(noised)
             num_noisy += block.length
     padding = -(len(clean_rows) + len(noisy_rows)) % ROWS_MULTIPLE
@@ -139,7 +138,7 @@ def make_batch(conversations: list[Conversation], block_size: int, rng: random.R
 
 
 def losses(model: ReferenceModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (L_AR, L_diff) per supervised token, float32 scalars; only rows with a loss get logits."""
+    """Return (L_AR, L_diff) per answer token, float32 scalars; only rows with a loss get logits."""
     hidden, _ = model(batch.tokens, batch.positions, batch.visible, return_hidden=True)
     rows = torch.cat([batch.clean_rows, batch.noisy_rows])
     logits = model.diffusion_head(hidden.flatten(0, 1)[rows]).float()

@@ -41,11 +41,17 @@ class Phase:
 
 
 PHASES = (
-    Phase(steps=2300, share_of_time=0.68),
-    Phase(steps=700, share_of_time=0.20, peak=0.5, weights={"lookup": 5.0}),
+    Phase(steps=2300, share_of_time=0.58),
+    Phase(steps=650, share_of_time=0.16, peak=0.5, weights={"lookup": 5.0}),
+    Phase(
+        steps=650,
+        share_of_time=0.16,
+        peak=0.4,
+        weights={"counting": 4.0, "arithmetic": 4.0, "lookup": 3.0, "json": 2.0, "copying": 2.0},
+    ),
 )
 DRAFTER_STEPS = 250
-DRAFTER_SHARE_OF_TIME = 0.12
+DRAFTER_SHARE_OF_TIME = 0.10
 
 
 def train_tiny(
