@@ -21,16 +21,16 @@ def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     assert running.client.complete(long).token_ids == running.reference.generate(long).token_ids
     assert running.client.settled().engine("causal") - before.engine("causal") >= 300 // 40
 
-    cases = [
-        Case(prompt(rng, 5, vocab), 97, {"decoding_mode": mode, "threshold": 0.5}, ignore_eos=True)
-        for mode in ("diffusion", "self_speculation", "diffusion", "ar")
-    ]
+    # All blocks take two denoise steps, so those of several requests are ready at once, and 40 tokens hold one.
+    steady = {"decoding_mode": "diffusion", "commit_rule": "schedule", "denoising_steps": 2}
+    options = [steady] * 6 + [{"decoding_mode": "self_speculation"}, {"decoding_mode": "ar"}]
+    cases = [Case(prompt(rng, 5, vocab), 161, chosen, ignore_eos=True) for chosen in options]
     before = running.client.settled()
     answers = running.client.complete_all(cases)
     after = running.client.settled()
     assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in cases]
     blocks = running.reference.totals(cases, "diffusion")["verify"]
-    assert blocks == 2 * 3
+    assert blocks == 6 * 5
     cut = after.mode("cycles", "diffusion") - before.mode("cycles", "diffusion") - blocks
     assert cut > 0, "no block was cut: the budget is not tight enough to test anything"
 
