@@ -28,23 +28,28 @@ def configure(settings: ServerSettings, only_ar: bool) -> None:
     _settings, _only_ar = settings, only_ar
 
 
+def validate_request(sampling_params: SamplingParams) -> None:
+    """Raise `OptionError` for a request that this process's server cannot honour."""
+    if _settings is None:
+        return
+    options = _settings.options(sampling_params)
+    refuse_oversized(sampling_params)
+    if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
+        raise OptionError(
+            f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
+            "this server was started with another speculator"
+        )
+    if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
+        refuse_meaningless_in_diffusion(sampling_params, options)
+
+
 class Admission(LogitsProcessor):
     """Validates requests in the API server; it never touches logits."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise `OptionError` (a ValueError, answered with 400) naming field, value and what is allowed."""
-        if _settings is None:
-            return
-        options = _settings.options(sampling_params)
-        refuse_oversized(sampling_params)
-        if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
-            raise OptionError(
-                f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
-                "this server was started with another speculator"
-            )
-        if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
-            refuse_meaningless_in_diffusion(sampling_params, options)
+        validate_request(sampling_params)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """No request needs its logits processed."""

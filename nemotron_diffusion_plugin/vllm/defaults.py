@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
+from nemotron_diffusion_patches.vllm import request_validation
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.vllm import admission, metrics
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
@@ -35,6 +36,7 @@ class ServingDefaults(VerifyAndUpdateConfig):
             vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
         ours = uses_block_speculator(vllm_config)
         admission.configure(settings, only_ar=not ours)
+        request_validation.patch(admission.validate_request).apply()
         processors = list(model_config.logits_processors or [])
         if admission.ADMISSION_PATH not in processors:
             model_config.logits_processors = [*processors, admission.ADMISSION_PATH]

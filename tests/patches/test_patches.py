@@ -116,3 +116,16 @@ class TestOnVllm:
         assert getattr(sample(None).model_runner_output, step_report.REPORT_ATTRIBUTE) == "second"
         assert sample(None) is None
         assert not hasattr(sample(None), step_report.REPORT_ATTRIBUTE)
+
+    def test_requests_are_validated_before_they_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+        from nemotron_diffusion_patches.vllm import request_validation
+
+        seen: list[Any] = []
+        for request in request_validation._requests():
+            monkeypatch.setattr(request, "to_sampling_params", request.to_sampling_params)
+            monkeypatch.setattr(request, request_validation._MARK, False, raising=False)
+        request_validation.patch(seen.append).apply()
+        params = CompletionRequest(model="m", prompt=[1], max_tokens=3).to_sampling_params(3, {})
+        assert [p.max_tokens for p in seen] == [params.max_tokens] == [3]

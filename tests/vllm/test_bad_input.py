@@ -118,7 +118,7 @@ def test_what_vllm_refuses_beside_any_speculator(
 
 
 def test_openai_client_and_chat(running: Running) -> None:
-    """The standard client raises on the chat endpoint; while streaming, the engine reports errors as events."""
+    """The standard client raises, also where the answer would be streamed."""
     ask: dict[str, Any] = {
         "model": running.client.model,
         "messages": [{"role": "user", "content": "hello"}],
@@ -128,8 +128,15 @@ def test_openai_client_and_chat(running: Running) -> None:
     chat = running.client.openai.chat.completions
     with pytest.raises(openai.BadRequestError, match=r"threshold.*got 7.*\(0, 1\]"):
         chat.create(**ask)
-    with pytest.raises(openai.APIError, match=r"threshold.*got 7.*\(0, 1\]"):
-        list(chat.create(**ask, stream=True))
+    with pytest.raises(openai.BadRequestError, match=r"threshold.*got 7.*\(0, 1\]"):
+        chat.create(**ask, stream=True)
+
+
+def test_streamed_completions(running: Running, case: Case) -> None:
+    body = running.client.body(case, vllm_xargs={"decoding_mode": "turbo"})
+    reply = running.client.post({**body, "stream": True})
+    assert reply.status_code == 400
+    assert "'ar', 'diffusion', 'self_speculation'" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=[str(odd)[:60] for odd in ODD])

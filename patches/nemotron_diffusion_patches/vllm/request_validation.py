@@ -1,0 +1,50 @@
+"""`to_sampling_params` of the OpenAI requests: validate before a streamed answer has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nemotron_diffusion_patches import Patch
+from nemotron_diffusion_patches.vllm import SUPPORTED
+
+_MARK = "_nemotron_diffusion_request_validation"
+
+
+def patch(validate: Callable[[Any], None]) -> Patch:
+    """`validate(sampling_params)` raises ValueError for parameters that cannot be honoured."""
+
+    def install() -> None:
+        for request in _requests():
+            original = request.to_sampling_params
+
+            def to_sampling_params(
+                self: Any, *arguments: Any, _original: Any = original, **keywords: Any
+            ) -> Any:
+                params = _original(self, *arguments, **keywords)
+                validate(params)
+                return params
+
+            request.to_sampling_params = to_sampling_params
+            setattr(request, _MARK, True)
+
+    def is_applied() -> bool:
+        return all(getattr(request, _MARK, False) for request in _requests())
+
+    return Patch(
+        name="request-validation",
+        target="vllm.entrypoints.openai: ChatCompletionRequest and CompletionRequest .to_sampling_params",
+        reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400",
+        upstream="InputProcessor validates when the generator of a streamed answer is first asked",
+        supported=SUPPORTED,
+        remove_when="vLLM validates parameters before it answers a streaming request with 200",
+        install=install,
+        is_applied=is_applied,
+    )
+
+
+def _requests() -> list[Any]:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    return [ChatCompletionRequest, CompletionRequest]
