@@ -79,16 +79,29 @@ class CounterBoard:
 
 
 class BoardReader:
-    """The reader's side: the sum over the engines of a server, zero until the first one has started."""
+    """The reader's side: the sum over the engines of a server, zero until the first one has started.
+
+    It removes what its engines leave behind when they are ended from outside.
+    """
 
     def __init__(self, vllm_config: Any) -> None:
         self._vllm_config = vllm_config
         self._counts: dict[Path, np.ndarray] = {}
+        weakref.finalize(self, _remove_boards, vllm_config)
 
     def value(self, name: str, mode: DecodingMode | None = None) -> int:
         """The present value of a counter."""
-        for path in Path(tempfile.gettempdir()).glob(f"{_stem(self._vllm_config)}-*.counters"):
+        for path in _boards(self._vllm_config):
             if path not in self._counts:
                 with contextlib.suppress(OSError, ValueError):
                     self._counts[path] = np.memmap(path, dtype=np.int64, mode="r", shape=(_SIZE,))
         return sum(int(counts[_index(name, mode)]) for counts in self._counts.values())
+
+
+def _boards(vllm_config: Any) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"{_stem(vllm_config)}-*.counters"))
+
+
+def _remove_boards(vllm_config: Any) -> None:
+    for path in _boards(vllm_config):
+        path.unlink(missing_ok=True)

@@ -64,6 +64,15 @@ def test_file_goes_with_the_process(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_reader_removes_what_a_killed_engine_leaves(engine: Any) -> None:
+    board = CounterBoard(board_path(engine))
+    board.close.detach()
+    reader = BoardReader(engine)
+    assert board.path.exists()
+    del reader
+    assert not board.path.exists()
+
+
 def test_collector_names_and_values(engine: Any) -> None:
     board = CounterBoard(board_path(engine))
     board.add("denoise_forwards", DecodingMode.DIFFUSION, 7)
