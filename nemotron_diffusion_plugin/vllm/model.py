@@ -63,7 +63,6 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer)
         self.vllm_config = vllm_config
-        self.has_drafter_lora = False
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""
@@ -115,7 +114,6 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
         for module in self.modules():
             if isinstance(module, DraftLoraBranch):
                 module.load(lora, extract_layer_index(module.name), like)
-        self.has_drafter_lora = True
 
 
 def _recorded(
