@@ -1,0 +1,3 @@
+"""What the vLLM and the SGLang plugin share; nothing here imports an engine."""
+
+ARCHITECTURE = "NemotronLabsDiffusionModel"

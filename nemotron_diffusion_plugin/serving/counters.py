@@ -1,0 +1,22 @@
+"""The counters on a server's `/metrics` page: the same names with every engine."""
+
+PREFIX = "nemotron_diffusion:"
+"""Stands before every name."""
+
+PER_MODE = {
+    "requests": "Requests that produced their first token.",
+    "generated_tokens": "Tokens returned to clients, the first one of each request included.",
+    "cycles": "Verify forwards with drafts: cycles of self-speculation, blocks of diffusion.",
+    "accepted_drafts": "Drafts that a verify forward accepted; blocks of diffusion count none.",
+}
+PER_MODE_LABELS = ("model_name", "decoding_mode")
+
+KINDS = ("prefill", "draft", "denoise", "verify")
+FORWARDS = "forwards"
+FORWARDS_HELP = "Forwards by kind and decoding mode, summed over requests."
+FORWARDS_LABELS = ("model_name", "decoding_mode", "kind")
+
+ATTENTION = ("causal", "bidirectional")
+ENGINE_FORWARDS = "engine_forwards"
+ENGINE_FORWARDS_HELP = "Forwards of the whole batch by attention among the new tokens."
+ENGINE_FORWARDS_LABELS = ("model_name", "attention")

@@ -1,0 +1,49 @@
+"""Server-wide settings, and the options of one request over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingOptions, OptionError
+
+DENOISE_FORWARDS = "denoise_forwards_per_step"
+SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS)
+_DEFAULT_DENOISE_FORWARDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the server was started with.
+
+    Attributes:
+        block_size: the model's block length B, the largest a request may ask for.
+        defaults: the options of a request that names none.
+        denoise_forwards: the most bidirectional forwards between two engine steps while other requests decode.
+    """
+
+    block_size: int
+    defaults: DecodingOptions
+    denoise_forwards: int = _DEFAULT_DENOISE_FORWARDS
+
+    @classmethod
+    def read(cls, block_size: int, raw: Mapping[str, object] | None) -> ServerSettings:
+        """Read the settings named in `SETTING_NAMES`; other names belong to others and are left.
+
+        Raises `OptionError` naming field, value and what is allowed.
+        """
+        raw = raw or {}
+        defaults = DecodingOptions.for_model(
+            block_size, {name: raw[name] for name in OPTION_NAMES if name in raw}
+        )
+        forwards = raw.get(DENOISE_FORWARDS, _DEFAULT_DENOISE_FORWARDS)
+        if isinstance(forwards, bool) or not isinstance(forwards, int) or forwards < 1:
+            raise OptionError(f"field '{DENOISE_FORWARDS}': got {forwards!r}, expected an integer >= 1")
+        return cls(block_size, defaults, forwards)
+
+    def options(self, raw: Mapping[str, object] | None) -> DecodingOptions:
+        """Return the options of a request: what it names over the server's defaults.
+
+        Raises `OptionError`, also for a name that is not an option.
+        """
+        return DecodingOptions.parse(raw, self.defaults, self.block_size)
