@@ -1,0 +1,44 @@
+"""Where the drafter LoRA is looked for, and what is logged about it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron_diffusion_plugin.checkpoint.reader import read_config
+from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+
+
+def test_beside_a_local_checkpoint(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "nemotron_diffusion_plugin"):
+        lora = find_drafter_lora(str(folder), read_config(folder))
+    assert lora is not None
+    assert lora.rank == 8
+    assert caplog.messages == ["drafter LoRA loaded: r=8, alpha=32"]
+
+
+def test_a_base_model_has_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(folder / "linear_spec_lora")
+    engines = logging.getLogger("some.engine")
+    with caplog.at_level(logging.INFO, engines.name):
+        assert find_drafter_lora(str(folder), read_config(folder), logger=engines) is None
+    assert [record.name for record in caplog.records] == ["some.engine"]
+    assert "drafts with the base weights" in caplog.text
+
+
+def test_in_a_hub_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def snapshot_download(model: str, **arguments: Any) -> str:
+        asked.append((model, arguments))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    lora = find_drafter_lora("owner/model", read_config(folder), revision="abc", cache_dir="/cache")
+    assert lora is not None
+    arguments = {"revision": "abc", "cache_dir": "/cache", "allow_patterns": ["linear_spec_lora/*"]}
+    assert asked == [("owner/model", arguments)]

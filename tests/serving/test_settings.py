@@ -1,0 +1,58 @@
+"""A server's settings and the options of a request over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
+
+
+@pytest.mark.parametrize("raw", [None, {}, {"another_plugin": 1}])
+def test_defaults(raw: dict[str, object] | None) -> None:
+    settings = ServerSettings.read(32, raw)
+    assert settings == ServerSettings(32, DecodingOptions(block_size=32))
+    assert settings.defaults.decoding_mode is DecodingMode.SELF_SPECULATION
+    assert settings.denoise_forwards == 3
+
+
+def test_server_options_are_a_requests_defaults() -> None:
+    settings = ServerSettings.read(
+        16, {"decoding_mode": "diffusion", "threshold": 0.5, "denoise_forwards_per_step": 5, "other": []}
+    )
+    assert settings.denoise_forwards == 5
+    options = settings.options({"block_size": 8})
+    assert (options.decoding_mode, options.threshold, options.block_size) == (DecodingMode.DIFFUSION, 0.5, 8)
+    for empty in (None, {}):
+        assert settings.options(empty) == settings.defaults
+
+
+def test_every_setting_can_be_given() -> None:
+    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7]
+    settings = ServerSettings.read(32, dict(zip(SETTING_NAMES, values, strict=True)))
+    given = [getattr(settings.defaults, name) for name in SETTING_NAMES[:-1]]
+    assert [*given, settings.denoise_forwards] == values
+
+
+def test_a_request_cannot_set_the_servers_own() -> None:
+    settings = ServerSettings.read(32, None)
+    with pytest.raises(OptionError, match="'denoise_forwards_per_step': unknown option"):
+        settings.options({"denoise_forwards_per_step": 2})
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"threshold": 2}, r"'threshold': got 2, expected a number in \(0, 1\]"),
+        ({"block_size": 33}, "'block_size': got 33, expected an integer in 1 to 32"),
+        ({"decoding_mode": "x"}, "'decoding_mode': got 'x'"),
+        ({"denoise_forwards_per_step": 0}, "'denoise_forwards_per_step': got 0, expected an integer >= 1"),
+        ({"denoise_forwards_per_step": True}, "got True"),
+        ({"denoise_forwards_per_step": 1.5}, "got 1.5"),
+    ],
+)
+def test_bad_settings(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        ServerSettings.read(32, raw)
