@@ -4,7 +4,7 @@ ENGINE ?= vllm
 ARGS   ?=
 
 HOST_PYTHON := $(shell command -v python3.11 || command -v python3 || command -v python)
-INSTALL     := $(HOST_PYTHON) tests/engines/vllm/install.py
+INSTALL     := $(HOST_PYTHON) tests/engines/install.py --engine $(ENGINE)
 # The Python of this checkout's environment; set up on first use, well under a second afterwards.
 ENVIRONMENT  = python=$$($(INSTALL)) || exit 1
 

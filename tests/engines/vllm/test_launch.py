@@ -1,82 +1,15 @@
-"""The launcher: environment, command line, and a server that ends with its block. The server is a stand-in."""
+"""What starts vLLM: environment and command line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.engines.vllm import launch
-
-ANSWERING = """
-import http.server, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print("child", child.pid, flush=True)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers()
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace `vllm serve` by a Python program, given as the list's only item."""
-    source = [ANSWERING]
-    monkeypatch.setattr(
-        launch, "serve_command", lambda model, port, options: [sys.executable, "-c", source[0], str(port)]
-    )
-    return source
-
-
-def is_alive(process: int) -> bool:
-    status = Path(f"/proc/{process}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def ends_soon(process: int) -> bool:
-    deadline = time.monotonic() + 10
-    while is_alive(process) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not is_alive(process)
-
-
-def test_the_server_ends_with_its_block_and_takes_its_children_along(
-    program: list[str], tmp_path: Path
-) -> None:
-    seen: list[str] = []
-    log = tmp_path / "log"
-    with launch.Server("model", log=log, on_wait=lambda seconds, line: seen.append(line)) as server:
-        assert server.healthy()
-        child = int(log.read_text().split()[1])
-        assert is_alive(child)
-    assert seen
-    assert not server.healthy()
-    assert ends_soon(child)
-
-
-def test_an_error_inside_the_block_ends_the_server(program: list[str], tmp_path: Path) -> None:
-    with pytest.raises(KeyError), launch.Server("model", log=tmp_path / "log") as server:
-        raise KeyError
-    assert not server.healthy()
-
-
-def test_a_server_that_dies_is_reported_with_its_log(program: list[str], tmp_path: Path) -> None:
-    program[0] = "raise SystemExit('no such model')"
-    with pytest.raises(launch.ServerError, match="no such model"), launch.Server("m", log=tmp_path / "log"):
-        pass
-
-
-def test_a_server_that_never_answers_is_stopped(program: list[str], tmp_path: Path) -> None:
-    program[0] = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    log = tmp_path / "log"
-    with pytest.raises(launch.ServerError, match="not ready"), launch.Server("m", log=log, timeout=2.0):
-        pass
-    assert ends_soon(int(log.read_text()))
 
 
 def test_what_is_set_already_wins() -> None:

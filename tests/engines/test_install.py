@@ -1,16 +1,18 @@
-"""The set-up of the engine environment: names, half-finished builds, the alias wheel. Nothing is downloaded."""
+"""The set-up of the engine environments: names, half-finished builds, removal. Nothing is downloaded."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.engines.vllm import install
-from tests.engines.vllm.alias_wheel import write_alias_wheel
+from tests.engines import install
+from tests.engines.recipe import ENGINES, Recipe, SetupError, load_recipe
+
+VLLM, SGLANG = load_recipe("vllm"), load_recipe("sglang")
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace both builders by ones that only mark their environment complete, and count them."""
     done: list[str] = []
 
-    def engine(folder: Path, python: str, device: str) -> None:
+    def engine(folder: Path, python: str, recipe: Recipe, device: str) -> None:
         done.append("engine")
         folder.mkdir(parents=True)
         (folder / install.COMPLETE).touch()
@@ -40,32 +42,50 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_second_run_builds_nothing(builds: list[str], cache: Path) -> None:
-    first = install.install("cpu")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_second_run_builds_nothing(builds: list[str], cache: Path, engine: str) -> None:
+    recipe = load_recipe(engine)
+    first = install.install(recipe, "cpu")
     assert builds == ["engine", "checkout"]
-    assert install.install("cpu") == first
+    assert install.install(recipe, "cpu") == first
     assert builds == ["engine", "checkout"]
     assert first.is_relative_to(cache)
+
+
+def test_the_engines_have_environments_of_their_own(builds: list[str], cache: Path) -> None:
+    assert install.install(VLLM, "cpu") != install.install(SGLANG, "cpu")
+    assert builds == ["engine", "checkout", "engine", "checkout"]
+    assert {folder.name.split("-")[0] for folder in cache.glob("*-cpu-*") if folder.is_dir()} == set(ENGINES)
+
+
+def test_removing_takes_this_checkout_s_environments_only(builds: list[str], cache: Path) -> None:
+    pythons = [install.install(recipe, "cpu") for recipe in (VLLM, SGLANG)]
+    other = cache / "checkouts" / "vllm-cpu-of-another-one"
+    other.mkdir()
+    install.remove_checkout_environments()
+    assert not any(python.parents[1].exists() for python in pythons)
+    assert list((cache / "checkouts").iterdir()) == [other]
+    assert len([folder for folder in cache.glob("*-cpu-*") if folder.is_dir()]) == 2
 
 
 def test_only_this_checkout_is_installed_anew_when_its_packaging_changes(
     builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install.install("cpu")
+    install.install(VLLM, "cpu")
     monkeypatch.setattr(install, "checkout_state", lambda engine: "changed")
-    install.install("cpu")
+    install.install(VLLM, "cpu")
     assert builds == ["engine", "checkout", "checkout"]
 
 
 def test_two_checkouts_share_the_engine(
     builds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = install.install("cpu")
+    first = install.install(VLLM, "cpu")
     (tmp_path / "nemotron_diffusion_plugin").mkdir()
     (tmp_path / "nemotron_diffusion_plugin" / "__init__.py").touch()
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.setattr(install, "CHECKOUT", tmp_path)
-    assert install.install("cpu") != first
+    assert install.install(VLLM, "cpu") != first
     assert builds == ["engine", "checkout", "checkout"]
 
 
@@ -80,30 +100,45 @@ def test_a_half_finished_engine_is_removed_and_built_anew(
     def run(*command: object, log: Path) -> None:
         commands.append(" ".join(map(str, command)))
         if len(commands) == 3:
-            raise install.SetupError("no network")
+            raise SetupError("no network")
         engine.mkdir(exist_ok=True)
 
     monkeypatch.setattr(install, "run", run)
     monkeypatch.setattr(install, "make_torch_load", lambda *_: None)
-    with pytest.raises(install.SetupError, match="no network"):
-        install.build_engine(engine, sys.executable, "cpu")
+    with pytest.raises(SetupError, match="no network"):
+        install.build_engine(engine, sys.executable, VLLM, "cpu")
     assert not (engine / "left-over").exists()
     assert not (engine / install.COMPLETE).exists()
     commands.append("the third command of the second try succeeds")
-    install.build_engine(engine, sys.executable, "cpu")
+    install.build_engine(engine, sys.executable, VLLM, "cpu")
     assert (engine / install.COMPLETE).exists()
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_the_engine_s_name_changes_with_the_requirements(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_engine_s_name_changes_with_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str, device: str
 ) -> None:
-    before = install.engine_name(device, "3.11")
-    assert install.engine_name(device, "3.12") != before
+    recipe = load_recipe(engine)
+    before = install.engine_name(recipe, device, "3.11")
+    assert before.startswith(f"{engine}-{device}-py3.11-")
+    assert install.engine_name(recipe, device, "3.12") != before
+    assert install.engine_name(dataclasses.replace(recipe, revision="other"), device, "3.11") != before
     changed = tmp_path / "requirements.txt"
     changed.write_text("vllm==0.0.1\n")
-    monkeypatch.setattr(install, "requirements", lambda _: changed)
-    assert install.engine_name(device, "3.11") != before
+    monkeypatch.setattr(Recipe, "requirements", lambda recipe, device: changed)
+    assert install.engine_name(recipe, device, "3.11") != before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_pins_are_exact_and_agree_with_the_tools(engine: str) -> None:
+    def pins(file: Path) -> dict[str, str]:
+        lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+        return dict(line.split("==") for line in lines)
+
+    tools, packages = pins(install.TOOLS), pins(load_recipe(engine).requirements("cpu"))
+    both = tools.keys() & packages.keys()
+    assert {name: packages[name] for name in both} == {name: tools[name] for name in both}
 
 
 @pytest.mark.parametrize("loads", [True, False])
@@ -124,47 +159,27 @@ def test_libraries_are_added_only_to_a_torch_that_does_not_load(
 def test_a_missing_python_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("PYTHON", raising=False)
-    with pytest.raises(install.SetupError, match=r"no Python 3\.11 .*PYTHON="):
+    with pytest.raises(SetupError, match=r"no Python 3\.11 .*PYTHON="):
         install.find_python(("3.11",))
 
 
 def test_a_failing_command_shows_its_output(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("")
-    with pytest.raises(install.SetupError, match="out of disk"):
+    with pytest.raises(SetupError, match="out of disk"):
         install.run(sys.executable, "-c", "raise SystemExit('out of disk')", log=log)
 
 
-def test_a_machine_without_a_cpu_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install.platform, "machine", lambda: "arm64")
-    with pytest.raises(install.SetupError, match=r"x86-64 only.*arm64"):
-        install.check_machine("cpu")
-    install.check_machine("gpu")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_machine_without_a_cpu_build_is_refused(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    recipe = load_recipe(engine)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(SetupError, match=r"x86-64 only.*arm64"):
+        recipe.check_machine("cpu")
+    recipe.check_machine("gpu")
 
 
-def test_the_alias_wheel_holds_metadata_only_and_installs(tmp_path: Path) -> None:
-    wheel = write_alias_wheel(tmp_path, "1.2.3")
-    with zipfile.ZipFile(wheel) as archive:
-        assert all(name.startswith("vllm-1.2.3+cpu.dist-info/") for name in archive.namelist())
-    target = tmp_path / "target"
-    command = (
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--target",
-        target,
-        wheel,
-    )
-    subprocess.run(command, check=True)
-    query = "from importlib.metadata import version; print(version('vllm'))"
-    answer = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(target)!r}]; {query}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert answer.stdout.strip() == "1.2.3+cpu"
+def test_the_program_runs_from_anywhere(tmp_path: Path) -> None:
+    command = [sys.executable, install.__file__, "--help"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert "--engine" in answer.stdout

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Set up the environment in which this checkout runs vLLM, and print the path of its Python.
+"""Set up the environment in which this checkout runs an engine, and print the path of its Python.
 
 Two layers, both in the user's cache folder and never in the source tree:
 
-* an **engine environment** with vLLM and the tools, shared by all checkouts, named by a hash of everything
-  that decides its content. It is built under a lock and marked complete as the last step; one without the
-  mark is built anew.
+* an **engine environment** with the engine and the tools, shared by all checkouts, named by a hash of
+  everything that decides its content. It is built under a lock and marked complete as the last step; one
+  without the mark is built anew.
 * a thin **checkout environment** on top, which holds only this checkout, installed editable, so that entry
   points and the `nemotron-diffusion` command are those of this checkout and not those of another one.
 
-A machine with an NVIDIA GPU gets the official vLLM, any other one the pinned CPU build of
+What differs between the engines is in `tests/engines/<engine>/recipe.py` and the requirements beside it. A
+machine with an NVIDIA GPU gets the official engine, any other one the pinned packages of
 `requirements-cpu.txt`. Runs on any Python >= 3.8 without third-party packages; repeated runs take well under
 a second.
 """
@@ -31,13 +32,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parents[2]
-TOOLS = HERE.parents[1] / "requirements.txt"
+CHECKOUT = HERE.parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(CHECKOUT)  # instead of this folder, whose subfolders are named like the engines
+
+from tests.engines.recipe import ENGINES, Recipe, SetupError, load_recipe  # noqa: E402
+
+TOOLS = HERE.parent / "requirements.txt"
 START = time.monotonic()
 COMPLETE = "complete"
-RECIPE = "1"  # counts changes of `build_engine` that make existing environments wrong
-CPU_PYTHONS = ("3.11",)
-GPU_PYTHONS = ("3.11", "3.12", "3.13", "3.10")
 TORCH_LIBRARIES = """
 from importlib.metadata import requires
 from packaging.requirements import Requirement
@@ -47,23 +50,21 @@ for line in map(Requirement, requires("torch")):
 """
 
 
-class SetupError(Exception):
-    """The environment cannot be set up; the message says what to do."""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="default: %(default)s")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where nvidia-smi lists one")
     parser.add_argument(
-        "--remove", action="store_true", help="remove this checkout's thin environment instead"
+        "--remove",
+        action="store_true",
+        help="remove this checkout's thin environments of all engines instead",
     )
     arguments = parser.parse_args()
-    device = arguments.device or detect_device()
     if arguments.remove:
-        shutil.rmtree(checkout_environment(device), ignore_errors=True)
+        remove_checkout_environments()
         return 0
     try:
-        python = install(device)
+        python = install(load_recipe(arguments.engine), arguments.device or detect_device())
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
@@ -71,19 +72,28 @@ def main() -> int:
     return 0
 
 
-def install(device: str) -> Path:
+def install(recipe: Recipe, device: str) -> Path:
     """Make both layers exist and return the checkout environment's Python."""
-    python, version = find_python(CPU_PYTHONS if device == "cpu" else GPU_PYTHONS)
-    engine = cache_folder() / engine_name(device, version)
+    python, version = find_python(recipe.pythons(device))
+    engine = cache_folder() / engine_name(recipe, device, version)
     with lock(engine):
         if not (engine / COMPLETE).exists():
-            build_engine(engine, python, device)
-    checkout = checkout_environment(device)
+            build_engine(engine, python, recipe, device)
+    checkout = checkout_environment(recipe, device)
     state = checkout_state(engine)
     with lock(checkout):
         if read(checkout / COMPLETE) != state:
             build_checkout(checkout, engine, state)
     return checkout / "bin" / "python"
+
+
+def remove_checkout_environments() -> None:
+    """Remove this checkout's thin environments; those of the engines stay, other checkouts may use them."""
+    for entry in (cache_folder() / "checkouts").glob(f"*-{checkout_hash()}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()
 
 
 def detect_device() -> str:
@@ -121,23 +131,22 @@ def cache_folder() -> Path:
     return Path(root).expanduser().resolve() / "nemotron-diffusion"
 
 
-def engine_name(device: str, python_version: str) -> str:
+def engine_name(recipe: Recipe, device: str, python_version: str) -> str:
     """Return the engine environment's name; it changes with the machine, the Python and every requirement."""
     content = hashlib.sha256()
-    for part in (RECIPE, platform.machine(), python_version, device):
+    for part in (recipe.revision, platform.machine(), python_version, device):
         content.update(part.encode() + b"\0")
-    for file in (requirements(device), TOOLS):
+    for file in (recipe.requirements(device), TOOLS):
         content.update(file.read_bytes() + b"\0")
-    return f"vllm-{device}-py{python_version}-{content.hexdigest()[:12]}"
+    return f"{recipe.engine}-{device}-py{python_version}-{content.hexdigest()[:12]}"
 
 
-def requirements(device: str) -> Path:
-    return HERE / f"requirements-{device}.txt"
+def checkout_environment(recipe: Recipe, device: str) -> Path:
+    return cache_folder() / "checkouts" / f"{recipe.engine}-{device}-{checkout_hash()}"
 
 
-def checkout_environment(device: str) -> Path:
-    name = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:12]
-    return cache_folder() / "checkouts" / f"{device}-{name}"
+def checkout_hash() -> str:
+    return hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:12]
 
 
 def checkout_state(engine: Path) -> str:
@@ -148,27 +157,27 @@ def checkout_state(engine: Path) -> str:
     return content.hexdigest()
 
 
-def build_engine(engine: Path, python: str, device: str) -> None:
+def build_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None:
     """Build the engine environment from nothing and mark it complete."""
     start = time.monotonic()
-    say(f"setting up vLLM for the {device.upper()} in {engine} (once; about 3 GB, some minutes)")
-    check_machine(device)
+    say(f"setting up {recipe.title} for the {device.upper()} in {engine} (once; about 3 GB, some minutes)")
+    recipe.check_machine(device)
     shutil.rmtree(engine, ignore_errors=True)
     log = Path(f"{engine}.log")
     log.write_text("")
     run(python, "-m", "venv", engine, log=log)
     pip = (engine / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
     if device == "cpu":
-        run(*pip, "--no-deps", "--requirement", requirements(device), log=log)
+        run(*pip, "--no-deps", "--requirement", recipe.requirements(device), log=log)
         with tempfile.TemporaryDirectory() as folder:
-            wheel = capture(sys.executable, HERE / "alias_wheel.py", folder)
-            run(*pip, "--no-deps", wheel, log=log)
+            for wheel in recipe.write_wheels(Path(folder)):
+                run(*pip, "--no-deps", wheel, log=log)
         make_torch_load(engine / "bin" / "python", pip, log)
     else:
-        run(*pip, "--requirement", requirements(device), log=log)
+        run(*pip, "--requirement", recipe.requirements(device), log=log)
     run(*pip, "--no-deps", "--requirement", TOOLS, log=log)
     (engine / COMPLETE).write_text(f"{time.time():.0f}\n")
-    say(f"vLLM is ready after {time.monotonic() - start:.0f} s")
+    say(f"{recipe.title} is ready after {time.monotonic() - start:.0f} s")
 
 
 def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
@@ -181,16 +190,6 @@ def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
     say("pip found no CPU build of torch; adding the libraries of the CUDA build (about 3 GB more)")
     run(*pip, *capture(python, "-c", TORCH_LIBRARIES).splitlines(), log=log)
     run(python, "-c", "import torch", log=log)
-
-
-def check_machine(device: str) -> None:
-    """Refuse early where no CPU build of vLLM exists."""
-    if device == "cpu" and (platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux"):
-        raise SetupError(
-            f"the CPU build of vLLM exists for Linux on x86-64 only, this is {platform.system()} on "
-            f"{platform.machine()}. The tests without an engine run anywhere: pip install -e '.[dev]' "
-            "&& pytest tests --ignore=tests/vllm --ignore=tests/engines"
-        )
 
 
 def build_checkout(environment: Path, engine: Path, state: str) -> None:

@@ -1,0 +1,13 @@
+"""How SGLang is installed. Its compiled kernels have no CPU build; `standin/` replaces them."""
+
+from __future__ import annotations
+
+from tests.engines.recipe import Recipe
+
+RECIPE = Recipe(
+    engine="sglang",
+    title="SGLang",
+    revision="1",
+    cpu_pythons=("3.11",),
+    gpu_pythons=("3.11", "3.12", "3.13", "3.10"),
+)
