@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,8 @@ import pytest
 import nemotron_diffusion_plugin
 
 CHECKOUT = Path(__file__).parents[1]
+PATCHES = CHECKOUT / "patches" / "nemotron_diffusion_patches"
+PATCHED_ENGINES = sorted(path.parent.name for path in PATCHES.glob("*/__init__.py"))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,13 @@ def test_entry_points(wheel: zipfile.ZipFile) -> None:
     entries.read_string(wheel.read(name).decode())
     assert entries["console_scripts"]["nemotron-diffusion"] == "nemotron_diffusion_plugin.cli:app"
     assert entries["vllm.general_plugins"]["nemotron_diffusion"] == "nemotron_diffusion_plugin.vllm:register"
+
+
+@pytest.mark.parametrize("engine", PATCHED_ENGINES)
+def test_an_engines_extra_asks_for_the_versions_its_patches_are_written_for(engine: str) -> None:
+    supported = importlib.import_module(f"nemotron_diffusion_patches.{engine}").SUPPORTED
+    extras = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    assert f'{engine} = ["{engine}{supported}"]' in extras
 
 
 @pytest.mark.parametrize("module", ["nemotron_diffusion_plugin", "nemotron_diffusion_plugin.cli"])

@@ -6,7 +6,6 @@ and the model-inspection process, so it only registers names; the modules behind
 
 from __future__ import annotations
 
-ARCHITECTURE = "NemotronLabsDiffusionModel"
 MODEL_CLASS = "nemotron_diffusion_plugin.vllm.model:NemotronLabsDiffusionForCausalLM"
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import request_options
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,7 @@ def validate_request(sampling_params: SamplingParams) -> None:
     """Raise `OptionError` for a request that this process's server cannot honour."""
     if _settings is None:
         return
-    options = _settings.options(sampling_params)
+    options = request_options(_settings, sampling_params)
     refuse_oversized(sampling_params)
     if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
         raise OptionError(
@@ -78,12 +80,8 @@ def refuse_oversized(params: Any) -> None:
 
 
 def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
-    """Raise `OptionError` for sampling parameters that block diffusion cannot honour.
-
-    A block is committed by confidence and in any order, so what rewrites the distribution of the next token has no
-    defined meaning there. Temperature and seed act as in the published generator (model description, 3.2).
-    """
-    inactive = {
+    """Raise `OptionError` for sampling parameters that block diffusion cannot honour."""
+    active = {
         "top_p": (params.top_p, 1.0),
         "top_k": (params.top_k if params.top_k > 0 else 0, 0),
         "min_p": (params.min_p, 0.0),
@@ -96,10 +94,4 @@ def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> No
         "structured_outputs": (params.structured_outputs, None),
         "thinking_token_budget": (getattr(params, "thinking_token_budget", None), None),
     }
-    for name, (value, neutral) in inactive.items():
-        if value != neutral:
-            shown = "a constraint" if name == "structured_outputs" else repr(value)
-            raise OptionError(
-                f"field '{name}': got {shown}, expected {neutral!r} with decoding_mode "
-                f"'{options.decoding_mode.value}'; use decoding_mode 'ar' or 'self_speculation'"
-            )
+    refuse_in_diffusion(active, options, constraints=("structured_outputs",))

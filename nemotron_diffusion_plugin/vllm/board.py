@@ -17,20 +17,12 @@ from typing import Any
 import numpy as np
 
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving import counters
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
-PER_MODE = (
-    "requests",
-    "generated_tokens",
-    "prefill_forwards",
-    "draft_forwards",
-    "denoise_forwards",
-    "verify_forwards",
-    "cycles",
-    "accepted_drafts",
-)
-PER_ENGINE = ("causal_forwards", "bidirectional_forwards")
+PER_MODE = (*counters.PER_MODE, *(f"{kind}_forwards" for kind in counters.KINDS))
+PER_ENGINE = tuple(f"{attention}_forwards" for attention in counters.ATTENTION)
 _SIZE = len(DecodingMode) * len(PER_MODE) + len(PER_ENGINE)
 _ROW = {mode: index * len(PER_MODE) for index, mode in enumerate(DecodingMode)}
 

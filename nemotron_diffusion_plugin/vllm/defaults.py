@@ -9,9 +9,11 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from nemotron_diffusion_patches.vllm import request_validation
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.context import check_context_length
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import admission, metrics
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 SCHEDULER_PATH = "nemotron_diffusion_plugin.vllm.scheduler.make_scheduler"
 
@@ -30,8 +32,10 @@ class ServingDefaults(VerifyAndUpdateConfig):
         from nemotron_diffusion_plugin.vllm.registration import summary
 
         model_config = vllm_config.model_config
-        _refuse_positions_without_rotation(model_config)
-        settings = ServerSettings.read(model_config.hf_config.block_size, vllm_config.additional_config)
+        check_context_length(
+            model_config.hf_config.rope_parameters, model_config.max_model_len, "--max-model-len"
+        )
+        settings = server_settings(vllm_config)
         if vllm_config.speculative_config is None and settings.block_size > 1:
             vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
         ours = uses_block_speculator(vllm_config)
@@ -49,19 +53,6 @@ class ServingDefaults(VerifyAndUpdateConfig):
                 settings.defaults.block_size,
                 summary(),
             )
-
-
-def _refuse_positions_without_rotation(model_config: Any) -> None:
-    """vLLM tabulates the rotations of `original_max_position_embeddings * factor` positions and reads past the end."""
-    rope = model_config.hf_config.rope_parameters
-    if rope.get("rope_type") != "yarn":
-        return
-    covered = int(rope["original_max_position_embeddings"] * rope["factor"])
-    if model_config.max_model_len > covered:
-        raise ValueError(
-            f"max_model_len: got {model_config.max_model_len}, expected at most {covered}, which is the checkpoint's "
-            "rope_parameters.original_max_position_embeddings times its factor; use --max-model-len"
-        )
 
 
 def _speculative_config(vllm_config: Any, block_size: int) -> Any:

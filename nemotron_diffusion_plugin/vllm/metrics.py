@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -13,17 +13,10 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving import counters
 from nemotron_diffusion_plugin.vllm.board import BoardReader
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
-
-KINDS = ("prefill", "draft", "denoise", "verify")
-_PER_MODE = {
-    "requests": "Requests that produced their first token.",
-    "generated_tokens": "Tokens returned to clients, the first one of each request included.",
-    "cycles": "Verify forwards with drafts: cycles of self-speculation, blocks of diffusion.",
-    "accepted_drafts": "Drafts that a verify forward accepted; blocks of diffusion count none.",
-}
 
 _collector: Collector | None = None
 
@@ -37,31 +30,27 @@ class ModeCollector(Collector):
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Yield the counters; `forwards` counts, for each request, the forwards it took part in."""
-        forwards = CounterMetricFamily(
-            "nemotron_diffusion:forwards",
-            "Forwards by kind and decoding mode, summed over requests.",
-            labels=["model_name", "decoding_mode", "kind"],
-        )
+        forwards = _family(counters.FORWARDS, counters.FORWARDS_HELP, counters.FORWARDS_LABELS)
         for mode in DecodingMode:
-            for kind in KINDS:
+            for kind in counters.KINDS:
                 value = self._reader.value(f"{kind}_forwards", mode)
                 forwards.add_metric([self._model_name, mode.value, kind], value)
         yield forwards
-        for name, text in _PER_MODE.items():
-            family = CounterMetricFamily(
-                f"nemotron_diffusion:{name}", text, labels=["model_name", "decoding_mode"]
-            )
+        for name, text in counters.PER_MODE.items():
+            family = _family(name, text, counters.PER_MODE_LABELS)
             for mode in DecodingMode:
                 family.add_metric([self._model_name, mode.value], self._reader.value(name, mode))
             yield family
-        engine = CounterMetricFamily(
-            "nemotron_diffusion:engine_forwards",
-            "Forwards of the whole batch by attention among the new tokens.",
-            labels=["model_name", "attention"],
+        engine = _family(
+            counters.ENGINE_FORWARDS, counters.ENGINE_FORWARDS_HELP, counters.ENGINE_FORWARDS_LABELS
         )
-        for attention in ("causal", "bidirectional"):
+        for attention in counters.ATTENTION:
             engine.add_metric([self._model_name, attention], self._reader.value(f"{attention}_forwards"))
         yield engine
+
+
+def _family(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:
+    return CounterMetricFamily(counters.PREFIX + name, text, labels=labels)
 
 
 def export(vllm_config: Any) -> None:

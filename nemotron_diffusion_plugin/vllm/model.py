@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, extract_layer_index
 
 from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.names import check_names, expected_shapes
-from nemotron_diffusion_plugin.checkpoint.reader import find_names
+from nemotron_diffusion_plugin.checkpoint.names import check_names
 from nemotron_diffusion_plugin.rope import query_scale
+from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
-from nemotron_diffusion_plugin.vllm.lora_files import load_drafter_lora
+
+logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 
 class NemotronLabsDiffusionAttention(LlamaAttention):
@@ -82,11 +86,11 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
         found: list[str] = []
         loader = AutoWeightsLoader(self)
         try:
-            loaded = loader.load_weights(_recorded(weights, found), mapper=self.hf_to_vllm_mapper)
+            loaded = loader.load_weights(checked(weights, found), mapper=self.hf_to_vllm_mapper)
         except CheckpointError:
             raise
         except SafetensorError as error:
-            raise self._damaged(found, error) from error
+            raise damaged(Path(self.vllm_config.model_config.model), found, self.config, error) from error
         except (ValueError, KeyError):
             found.extend(name for name, _ in weights)
             self._check_names(found)
@@ -99,30 +103,19 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
         if self.vllm_config.quant_config is None:
             check_names(found, self.config)
 
-    def _damaged(self, found: list[str], error: Exception) -> CheckpointError:
-        folder = Path(self.vllm_config.model_config.model)
-        for path in sorted(folder.glob("*.safetensors")):
-            find_names(path)
-        expected = len(expected_shapes(self.config))
-        return CheckpointError(f"{folder}: found {len(found)} of {expected} expected tensors, then: {error}")
-
     def _load_drafter_lora(self) -> None:
-        lora = load_drafter_lora(self.vllm_config)
+        model_config = self.vllm_config.model_config
+        lora = find_drafter_lora(
+            model_config.model,
+            model_config.hf_config,
+            revision=model_config.revision,
+            cache_dir=self.vllm_config.load_config.download_dir,
+            logger=logger,
+        )
         if lora is None:
             return
         like = self.model.norm.weight
+        rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
         for module in self.modules():
             if isinstance(module, DraftLoraBranch):
-                module.load(lora, extract_layer_index(module.name), like)
-
-
-def _recorded(
-    weights: Iterable[tuple[str, torch.Tensor]], names: list[str]
-) -> Iterable[tuple[str, torch.Tensor]]:
-    for name, tensor in weights:
-        names.append(name)
-        wide = tensor.is_floating_point() and tensor.element_size() > 1
-        # A sum is finite only if every term is, and needs no second tensor of the weight's size.
-        if wide and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-            raise CheckpointError(f"tensor '{name}' holds NaN or infinite values")
-        yield name, tensor
+                module.load(lora, extract_layer_index(module.name), like, rank, ranks)

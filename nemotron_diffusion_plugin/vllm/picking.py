@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
-from nemotron_diffusion_plugin.decoding.pick import RowNoise, pick
+from nemotron_diffusion_plugin.decoding.pick import pick
+from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
 from nemotron_diffusion_plugin.vllm.request_table import NO_TOKEN, RequestTable
 
 LOGITS_AT_ONCE = 1 << 28
 """Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""
-
-
-@dataclass
-class _Sampling:
-    """Temperature, seed, absolute position and denoise step of each row of the forward, `[T]`."""
-
-    temperature: torch.Tensor
-    seeds: torch.Tensor
-    positions: torch.Tensor
-    steps: torch.Tensor
-
-    def of(self, part: slice, vocab: int) -> tuple[torch.Tensor, RowNoise]:
-        """The temperatures of some rows, and the noise of slices of them."""
-        seeds, positions, steps = self.seeds[part], self.positions[part], self.steps[part]
-
-        def uniform(rows: slice) -> torch.Tensor:
-            return noise.uniform(seeds[rows], positions[rows], steps[rows], vocab)
-
-        return self.temperature[part], uniform
 
 
 class BlockPicker:
@@ -65,11 +45,13 @@ class BlockPicker:
             tokens[part], confidence[part] = pick(logits, self.table.mask_token_id, temperature, uniform)
         return tokens, confidence
 
-    def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks) -> _Sampling | None:
+    def _sampling(
+        self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks
+    ) -> BlockSampling | None:
         temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
         if not temperature.any():
             return None
-        return _Sampling(
+        return BlockSampling(
             self.table.on_device(temperature, torch.float64)[blocks.owner],
             self.sampling_states.seeds.gpu[index][blocks.owner],
             blocks.positions,

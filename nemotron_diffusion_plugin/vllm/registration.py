@@ -7,7 +7,8 @@ import logging
 from nemotron_diffusion_patches import Patch
 from nemotron_diffusion_patches.vllm import async_scheduling, lookahead_slots, speculator_factory
 from nemotron_diffusion_plugin import config
-from nemotron_diffusion_plugin.vllm import ARCHITECTURE, MODEL_CLASS, versions
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.vllm import MODEL_CLASS, versions
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")

@@ -13,7 +13,8 @@ from vllm.v1.worker.gpu.sample.logit_bias import MAX_NUM_STOP_TOKEN_IDS
 from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.decoding.commit import CommitRules
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import request_options
 
 NO_TOKEN = -1
 MAX_STOP_IDS = MAX_NUM_STOP_TOKEN_IDS
@@ -69,7 +70,7 @@ class RequestTable:
 
     def add(self, slot: int, prompt_len: int, params: Any, max_model_len: int) -> None:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again."""
-        options = self.settings.options(params)
+        options = request_options(self.settings, params)
         self.mode[slot] = MODE_CODES[options.decoding_mode]
         self.draft_lora[slot] = options.draft_lora and options.decoding_mode is DecodingMode.SELF_SPECULATION
         self.block_size[slot] = drafted_block(options)

@@ -12,7 +12,7 @@ from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path
 from nemotron_diffusion_plugin.vllm.request_table import drafted_block
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class BlockScheduling(Scheduler):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.settings = ServerSettings.of(self.vllm_config)
+        self.settings = server_settings(self.vllm_config)
         self.dynamic_sd_lookup: list[int] | None
         if self.dynamic_sd_lookup is None:
             # A fixed number for every batch size; its presence keeps vLLM from padding first steps with fake drafts.
@@ -103,7 +103,7 @@ class BlockScheduling(Scheduler):
     def _options(self, request: Request) -> DecodingOptions:
         params, options = getattr(request, _OPTIONS, (None, None))
         if options is None or params is not request.sampling_params:
-            options = self.settings.options(request.sampling_params)
+            options = request_options(self.settings, request.sampling_params)
             setattr(request, _OPTIONS, (request.sampling_params, options))
         return options
 

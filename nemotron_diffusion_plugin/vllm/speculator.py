@@ -17,7 +17,7 @@ from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
 from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase, RequestTable
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
 NOBODY = np.empty(0, dtype=np.int64)
@@ -47,7 +47,7 @@ class BlockSpeculator(BaseSpeculator):
         self.vllm_config = vllm_config
         self.device = device
         self.req_states = req_states
-        self.settings = ServerSettings.of(vllm_config)
+        self.settings = server_settings(vllm_config)
         self.num_drafts = self.settings.block_size - 1
         self.reads_flags = device.type == "cpu"
         self.table = RequestTable(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
-
 from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_plugin.serving import versions
 
 
 def problem(installed: str | None = None) -> str | None:
@@ -14,7 +12,4 @@ def problem(installed: str | None = None) -> str | None:
         import vllm
 
         installed = vllm.__version__
-    base = Version(Version(installed).base_version)
-    if base in SpecifierSet(SUPPORTED):
-        return None
-    return f"vLLM {installed} is installed, but this version of nemotron_diffusion_plugin supports vLLM {SUPPORTED}"
+    return versions.problem("vLLM", SUPPORTED, installed)

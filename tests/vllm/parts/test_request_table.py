@@ -12,9 +12,9 @@ pytest.importorskip("vllm")
 
 from vllm.sampling_params import SamplingParams
 
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.acceptance import planned_successors
 from nemotron_diffusion_plugin.vllm.request_table import BlockPhase, RequestTable
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
 
 MASK = 100
 DIFFUSION = {"decoding_mode": "diffusion"}

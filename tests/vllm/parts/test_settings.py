@@ -1,4 +1,4 @@
-"""`--additional-config` and the options of a request."""
+"""Where the settings and the options of a request come from in vLLM."""
 
 from __future__ import annotations
 
@@ -7,47 +7,35 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.vllm.settings import ServerSettings
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
+
+
+def engine(additional_config: object) -> Any:
+    model_config = SimpleNamespace(hf_config=SimpleNamespace(block_size=16))
+    return SimpleNamespace(model_config=model_config, additional_config=additional_config)
 
 
 @pytest.mark.parametrize("config", [None, {}, {"another_plugin": 1}, "not a mapping"])
 def test_defaults(config: object) -> None:
-    settings = ServerSettings.read(32, config)
-    assert settings.defaults == DecodingOptions(block_size=32)
-    assert settings.defaults.decoding_mode is DecodingMode.SELF_SPECULATION
-    assert settings.denoise_forwards >= 1
+    assert server_settings(engine(config)) == ServerSettings.read(16, None)
 
 
-def test_server_options_are_a_requests_defaults() -> None:
-    settings = ServerSettings.read(
-        16, {"decoding_mode": "diffusion", "threshold": 0.5, "denoise_forwards_per_step": 5, "other": []}
-    )
-    assert settings.denoise_forwards == 5
-    request = SimpleNamespace(extra_args={"block_size": 8})
-    options = settings.options(request)
-    assert (options.decoding_mode, options.threshold, options.block_size) == (DecodingMode.DIFFUSION, 0.5, 8)
-    for empty in (None, {}):
-        assert settings.options(SimpleNamespace(extra_args=empty)) == settings.defaults
+def test_additional_config_sets_them() -> None:
+    raw = {"threshold": 0.5, "denoise_forwards_per_step": 5, "other": []}
+    assert server_settings(engine(raw)) == ServerSettings.read(16, raw) != ServerSettings.read(16, None)
 
 
-def test_engine_arguments_are_not_options() -> None:
+def test_request_options() -> None:
+    settings = ServerSettings.read(16, {"threshold": 0.5})
+    options = request_options(settings, SimpleNamespace(extra_args={"block_size": 8}))
+    assert (options.threshold, options.block_size) == (0.5, 8)
+    for params in (SimpleNamespace(), SimpleNamespace(extra_args=None), SimpleNamespace(extra_args={})):
+        assert request_options(settings, params) == settings.defaults
+
+
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+def test_engine_arguments_are_not_options(name: str) -> None:
     """vLLM passes its own arguments the same way."""
     settings = ServerSettings.read(32, None)
-    assert settings.options(SimpleNamespace(extra_args={"kv_transfer_params": {"a": 1}})) == settings.defaults
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"threshold": 2}, r"'threshold': got 2, expected a number in \(0, 1\]"),
-        ({"block_size": 33}, "'block_size': got 33, expected an integer in 1 to 32"),
-        ({"decoding_mode": "x"}, "'decoding_mode': got 'x'"),
-        ({"denoise_forwards_per_step": 0}, "'denoise_forwards_per_step': got 0, expected an integer >= 1"),
-        ({"denoise_forwards_per_step": True}, "got True"),
-        ({"denoise_forwards_per_step": 1.5}, "got 1.5"),
-    ],
-)
-def test_bad_configuration(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        ServerSettings.read(32, config)
+    assert request_options(settings, SimpleNamespace(extra_args={name: {"a": 1}})) == settings.defaults
