@@ -1,5 +1,6 @@
-"""The most likely token of a row of logits, with its confidence."""
+"""A token from a row of logits, the most likely or a drawn one, with its confidence."""
 
-from .api import Picked, pick
+from .api import Picked, Sampling, pick
+from .shards import merge_shards, pick_shard
 
-__all__ = ["Picked", "pick"]
+__all__ = ["Picked", "Sampling", "merge_shards", "pick", "pick_shard"]
