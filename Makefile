@@ -4,42 +4,45 @@ ENGINE ?= vllm
 ARGS   ?=
 
 HOST_PYTHON := $(shell command -v python3.11 || command -v python3 || command -v python)
-INSTALL     := $(HOST_PYTHON) tests/engines/install.py --engine $(ENGINE)
+INSTALL     := $(HOST_PYTHON) tests/engines/install.py
 # The Python of this checkout's environment; set up on first use, well under a second afterwards.
-ENVIRONMENT  = python=$$($(INSTALL)) || exit 1
+ENVIRONMENT  = python=$$($(INSTALL) --engine $(ENGINE)) || exit 1
+# Lint, types and unit tests need no engine; their tools are in the environment of vLLM.
+TOOLS        = python=$$($(INSTALL)) || exit 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-unit test-engine lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  make serve takes MODEL=$(MODEL) PORT=$(PORT) ENGINE=$(ENGINE) ARGS='options of vllm serve'"
+	@echo "  setup, demo, serve and test-engine take ENGINE=vllm or ENGINE=sglang (now $(ENGINE))"
+	@echo "  make serve takes MODEL=$(MODEL) PORT=$(PORT) ARGS='options of the engine'"
 
-setup: check-python  ## set up vLLM (CPU build where there is no GPU) and the tools, outside the tree
-	@$(INSTALL) >/dev/null && echo "ready"
+setup: check-python check-engine  ## set up the engine (for a CPU where there is no GPU) and the tools, outside the tree
+	@$(ENVIRONMENT); echo "ready"
 
-demo: check-python  ## serve the bundled tiny model and ask it one question in all three modes
-	@$(ENVIRONMENT); exec "$$python" -m tests.engines.vllm.demo --model "$(MODEL)"
+demo: check-python check-engine  ## serve the bundled tiny model and ask it one question in all three modes
+	@$(ENVIRONMENT); exec "$$python" -m tests.engines.demo --engine "$(ENGINE)" --model "$(MODEL)"
 
 serve: check-python check-engine  ## serve MODEL on PORT; /health turns 200 when it is ready
-	@$(ENVIRONMENT); exec "$$python" -m tests.engines.vllm.launch serve "$(MODEL)" --port "$(PORT)" $(ARGS)
+	@$(ENVIRONMENT); exec "$$python" -m tests.engines.$(ENGINE).launch serve "$(MODEL)" --port "$(PORT)" $(ARGS)
 
-test: check-python  ## lint, types, unit tests, tests through the engine
-	@$(ENVIRONMENT); exec "$$python" -m tests.run lint types unit engine
+test: check-python  ## lint, types, unit tests, tests through both engines
+	@$(TOOLS); exec "$$python" -m tests.run
 
 test-unit: check-python  ## the tests that need no engine, in seconds
-	@$(ENVIRONMENT); exec "$$python" -m tests.run unit
+	@$(TOOLS); exec "$$python" -m tests.run unit
 
-test-engine: check-python  ## the tests through a real vLLM
-	@$(ENVIRONMENT); exec "$$python" -m tests.run engine
+test-engine: check-python check-engine  ## the tests through a real vLLM or SGLang
+	@$(ENVIRONMENT); exec "$$python" -m tests.run engine-$(ENGINE)
 
 lint: check-python  ## ruff and mypy
-	@$(ENVIRONMENT); exec "$$python" -m tests.run lint types
+	@$(TOOLS); exec "$$python" -m tests.run lint types
 
 format: check-python  ## let ruff format the code and fix what it can
-	@$(ENVIRONMENT); "$$python" -m ruff check --fix . ; exec "$$python" -m ruff format .
+	@$(TOOLS); "$$python" -m ruff check --fix . ; exec "$$python" -m ruff format .
 
-clean:  ## remove caches, build outputs and this checkout's thin environment
+clean:  ## remove caches, build outputs and this checkout's thin environments
 	@if [ -n "$(HOST_PYTHON)" ]; then $(INSTALL) --remove; fi
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -49,4 +52,4 @@ check-python:
 	@if [ -z "$(HOST_PYTHON)" ]; then echo "No Python found. Install Python 3.11 (Debian: apt-get install python3.11 python3.11-venv)." >&2; exit 1; fi
 
 check-engine:
-	@if [ "$(ENGINE)" != vllm ]; then echo "ENGINE=$(ENGINE) is not supported; use ENGINE=vllm." >&2; exit 1; fi
+	@case "$(ENGINE)" in vllm|sglang) ;; *) echo "ENGINE=$(ENGINE) is not supported; use ENGINE=vllm or ENGINE=sglang." >&2; exit 1;; esac

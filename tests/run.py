@@ -1,59 +1,89 @@
 """Run the project's checks one after the other and say how long each took: `python -m tests.run [STEP…]`.
 
-All steps run even when an earlier one fails; the exit status is 1 when any failed.
+Steps: lint, types, unit, and engine-vllm and engine-sglang, which run in the environment of that engine. All
+steps run even when an earlier one fails; the exit status is 1 when any failed.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from tests.engines.vllm.launch import CHECKOUT, environment
+from tests.engines.install import detect_device, install
+from tests.engines.recipe import ENGINES, SetupError, load_recipe
+from tests.engines.server import CHECKOUT
 
-PYTHON = sys.executable
-ENGINE_TESTS = ("tests/engines", "tests/patches", "tests/vllm")
-Commands = list[list[str]]
+STEPS = ("lint", "types", "unit", *(f"engine-{engine}" for engine in ENGINES))
 
 
-def commands(step: str) -> Commands:
-    """Return the command lines of a step.
+def engine_of(step: str) -> str | None:
+    """Return the engine whose environment a step needs, None where it needs no engine."""
+    return step.removeprefix("engine-") if step.startswith("engine-") else None
 
-    Raises:
-        KeyError: there is no such step.
-    """
-    present = [folder for folder in ENGINE_TESTS if (CHECKOUT / folder).is_dir()]
-    pytest = [PYTHON, "-m", "pytest"]
+
+def engine_folders(engine: str) -> list[str]:
+    return [f"tests/engines/{engine}", f"tests/patches/{engine}", f"tests/{engine}"]
+
+
+def commands(step: str, python: str | Path) -> list[list[str]]:
+    """Return the command lines of one of `STEPS`."""
+    engine, pytest = engine_of(step), [str(python), "-m", "pytest"]
+    if engine is not None:
+        return [[*pytest, *(folder for folder in engine_folders(engine) if (CHECKOUT / folder).is_dir())]]
+    ignored = [f"--ignore={folder}" for engine in ENGINES for folder in engine_folders(engine)]
     return {
-        "lint": [[PYTHON, "-m", "ruff", "check", "."], [PYTHON, "-m", "ruff", "format", "--check", "."]],
-        "types": [[PYTHON, "-m", "mypy"]],
-        "unit": [[*pytest, "tests", *(f"--ignore={folder}" for folder in ENGINE_TESTS)]],
-        "engine": [[*pytest, *present]],
+        "lint": [
+            [str(python), "-m", "ruff", "check", "."],
+            [str(python), "-m", "ruff", "format", "--check", "."],
+        ],
+        "types": [[str(python), "-m", "mypy"]],
+        "unit": [[*pytest, "tests", *ignored]],
     }[step]
 
 
 def variables(step: str) -> dict[str, str]:
     """Return the environment of a step: the engine's for its tests, one thread for all."""
     base = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "HF_HUB_OFFLINE": "1"}
-    return environment(base) if step == "engine" else base
+    engine = engine_of(step)
+    if engine is None:
+        return base
+    launch = importlib.import_module(f"tests.engines.{engine}.launch")
+    return dict(launch.environment(base))
+
+
+def run(step: str) -> bool:
+    """Run the commands of a step, all of them, and return whether all succeeded."""
+    engine = engine_of(step)
+    try:
+        python = sys.executable if engine is None else install(load_recipe(engine), detect_device())
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return False
+    statuses = []
+    for command in commands(step, python):
+        print(f"\n== {step}: {' '.join(command[2:])}", flush=True)
+        statuses.append(subprocess.run(command, cwd=CHECKOUT, env=variables(step), check=False).returncode)
+    return not any(statuses)
 
 
 def main(steps: Sequence[str]) -> int:
+    unknown = [step for step in steps if step not in STEPS]
+    if unknown:
+        print(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}", file=sys.stderr)
+        return 2
     results: list[tuple[str, float, bool]] = []
-    for step in steps or ("lint", "types", "unit", "engine"):
+    for step in steps or STEPS:
         start = time.monotonic()
-        statuses = []
-        for command in commands(step):
-            print(f"\n== {step}: {' '.join(command[2:])}", flush=True)
-            statuses.append(
-                subprocess.run(command, cwd=CHECKOUT, env=variables(step), check=False).returncode
-            )
-        results.append((step, time.monotonic() - start, not any(statuses)))
+        is_good = run(step)
+        results.append((step, time.monotonic() - start, is_good))
     print("\n== summary")
     for step, seconds, is_good in results:
-        print(f"{step:8} {seconds:7.1f} s  {'ok' if is_good else 'FAILED'}")
+        print(f"{step:13} {seconds:7.1f} s  {'ok' if is_good else 'FAILED'}")
     return 0 if all(is_good for *_, is_good in results) else 1
 
 

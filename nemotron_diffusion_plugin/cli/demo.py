@@ -9,14 +9,24 @@ import typer
 from nemotron_diffusion_plugin.options import DecodingMode
 
 from .common import bad_input_is_one_line
-from .server_counters import ModeCounters, read_counters, read_settled_counters
+from .server_counters import ModeCounters, has_metrics, read_counters, read_settled_counters
 
 if TYPE_CHECKING:
     from openai import OpenAI
     from rich.console import Console
 
+REQUEST_FIELDS = {"vllm": "vllm_xargs", "sglang": "custom_params"}
+"""Where a request's decoding options go, by the `owned_by` of the engine's list of models."""
 QUESTION = "Add 276 and 548 step by step."
 WARM_UP_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model a server serves, and the field of a request in which its engine takes decoding options."""
+
+    model: str
+    request_field: str
 
 
 @dataclass(frozen=True)
@@ -48,18 +58,18 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
     Counts are exact while nobody else asks in the same mode.
 
     Raises:
-        ValueError: the client is not installed, or the server serves another model.
+        ValueError: the client is not installed, or the server serves another model or shows no counters.
         OSError: the server does not answer.
     """
     url = url.rstrip("/")
     client = _client(url)
-    model = _model(client, url)
+    served = _served(client, url)
     answers = []
     for mode in DecodingMode:
-        _ask(client, model, question, min(max_tokens, WARM_UP_TOKENS), mode)
+        _ask(client, served, question, min(max_tokens, WARM_UP_TOKENS), mode)
         before = read_settled_counters(url, mode.value)
         start = time.perf_counter()
-        text, tokens = _ask(client, model, question, max_tokens, mode)
+        text, tokens = _ask(client, served, question, max_tokens, mode)
         seconds = time.perf_counter() - start
         counted = read_settled_counters(url, mode.value).since(before)
         answers.append(Answer(mode, text, tokens, seconds, counted))
@@ -99,24 +109,35 @@ def _client(url: str) -> "OpenAI":
     return OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0)
 
 
-def _model(client: "OpenAI", url: str) -> str:
+def _served(client: "OpenAI", url: str) -> Served:
     from openai import APIConnectionError
 
     try:
-        model = client.models.list().data[0].id
+        model = client.models.list().data[0]
     except APIConnectionError as error:
         raise ConnectionError(f"no server answers at {url}; start one: make serve") from error
+    if model.owned_by not in REQUEST_FIELDS:
+        raise ValueError(
+            f"the server at {url} says its model is owned by '{model.owned_by}', expected one of "
+            f"{', '.join(REQUEST_FIELDS)}: it is neither engine this plugin is for"
+        )
+    if model.owned_by == "sglang" and not has_metrics(url):
+        raise ValueError(
+            f"the SGLang server at {url} has no /metrics page to count from; start it with --enable-metrics"
+        )
     read_counters(url, DecodingMode.AR.value)
-    return model
+    return Served(model.id, REQUEST_FIELDS[model.owned_by])
 
 
-def _ask(client: "OpenAI", model: str, question: str, max_tokens: int, mode: DecodingMode) -> tuple[str, int]:
+def _ask(
+    client: "OpenAI", served: Served, question: str, max_tokens: int, mode: DecodingMode
+) -> tuple[str, int]:
     completion = client.chat.completions.create(
-        model=model,
+        model=served.model,
         messages=[{"role": "user", "content": question}],
         max_tokens=max_tokens,
         temperature=0,
-        extra_body={"vllm_xargs": {"decoding_mode": mode.value}},
+        extra_body={served.request_field: {"decoding_mode": mode.value}},
     )
     return completion.choices[
         0

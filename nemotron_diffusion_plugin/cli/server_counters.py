@@ -1,10 +1,11 @@
 """The plugin's counters on a server's `/metrics` page, and what they say about a request.
 
-The only place outside the engine's folder that names the counters.
+The only place outside the engines' folders that names the counters.
 """
 
 import re
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
@@ -59,6 +60,21 @@ class ModeCounters:
         )
 
 
+def has_metrics(url: str) -> bool:
+    """Return whether the server has a `/metrics` page, which SGLang makes only when asked to.
+
+    Raises:
+        OSError: the server does not answer.
+    """
+    try:
+        _page(url)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise
+    return True
+
+
 def read_counters(url: str, decoding_mode: str) -> ModeCounters:
     """Read the counters of one mode from the server at `url`.
 
@@ -83,7 +99,7 @@ def read_settled_counters(url: str, decoding_mode: str, patience: float = 2.0) -
 
 
 def parse_counters(page: str, decoding_mode: str) -> ModeCounters:
-    """Pick the counters of one mode out of a page in Prometheus' text format; several engines are added up.
+    """Pick the counters of one mode out of a page in Prometheus' text format, summed over engines and processes.
 
     Raises:
         ValueError: the page has no such counters.

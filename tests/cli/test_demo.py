@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nemotron_diffusion_plugin.cli import app
-from nemotron_diffusion_plugin.cli.demo import ask_in_every_mode
+from nemotron_diffusion_plugin.cli.demo import REQUEST_FIELDS, ask_in_every_mode
 from nemotron_diffusion_plugin.cli.server_counters import ModeCounters, parse_counters
 from nemotron_diffusion_plugin.options import DecodingMode
 
@@ -35,7 +35,14 @@ class StandIn(ThreadingHTTPServer):
     """Answers as a server would and counts 4 draft, 5 verify forwards, 9 tokens and 4 cycles per request."""
 
     requests: list[dict[str, Any]]
+    engine = "vllm"
     has_counters = True
+    has_metrics = True
+
+    @property
+    def asked(self) -> list[str]:
+        """The decoding mode of each request."""
+        return [body[REQUEST_FIELDS[self.engine]]["decoding_mode"] for body in self.requests]
 
     @property
     def url(self) -> str:
@@ -46,7 +53,7 @@ class StandIn(ThreadingHTTPServer):
             return "process_cpu_seconds_total 12.3\n"
         lines = []
         for mode in DecodingMode:
-            times = sum(body["vllm_xargs"]["decoding_mode"] == mode.value for body in self.requests)
+            times = self.asked.count(mode.value)
             labels = f'decoding_mode="{mode.value}",model_name="tiny"'
             lines += [
                 f'nemotron_diffusion:forwards_total{{{labels},kind="draft"}} {4 * times}.0',
@@ -62,10 +69,13 @@ class Handler(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self) -> None:
-        if self.path == "/metrics":
+        if self.path != "/metrics":
+            model = {"id": "tiny", "object": "model", "created": 0, "owned_by": self.server.engine}
+            self._answer(json.dumps({"object": "list", "data": [model]}).encode())
+        elif self.server.has_metrics:
             self._answer(self.server.page().encode())
         else:
-            self._answer(json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model"}]}).encode())
+            self.send_error(404)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -109,6 +119,12 @@ def test_counters_of_one_mode() -> None:
     assert diffusion.tokens_per_forward == 3.0
 
 
+def test_several_processes_are_added_up() -> None:
+    line = 'nemotron_diffusion:generated_tokens_total{decoding_mode="ar",engine_type="unified",tp_rank="0"'
+    page = f'{line},pid="7"}} 3.0\n{line},pid="8"}} 4.0\n'
+    assert parse_counters(page, "ar").generated_tokens == 7
+
+
 def test_difference_and_ratios() -> None:
     before, after = ModeCounters(1, 2, 3, 10, 2, 4), ModeCounters(3, 2, 8, 24, 6, 14)
     counted = after.since(before)
@@ -117,14 +133,16 @@ def test_difference_and_ratios() -> None:
     assert ModeCounters(0, 0, 0, 1, 0, 0).tokens_per_forward == 0.0
 
 
-def test_every_mode_is_asked_the_same_question_greedily(server: StandIn) -> None:
+@pytest.mark.parametrize("engine", REQUEST_FIELDS)
+def test_every_mode_is_asked_the_same_question_greedily(server: StandIn, engine: str) -> None:
+    server.engine = engine
     answers = ask_in_every_mode(server.url + "/", "2 + 3?", 100)
     assert [answer.mode for answer in answers] == list(DecodingMode)
     for answer in answers:
         assert answer.counters == ModeCounters(4, 0, 5, 9, 4, 6)
         assert (answer.text, answer.tokens) == ("[b]5[/b]", 9)
-    asked = [(body["vllm_xargs"]["decoding_mode"], body["max_tokens"]) for body in server.requests]
-    assert asked == [(mode.value, most) for mode in DecodingMode for most in (40, 100)]
+    asked = zip(server.asked, (body["max_tokens"] for body in server.requests), strict=True)
+    assert list(asked) == [(mode.value, most) for mode in DecodingMode for most in (40, 100)]
     assert all(body["temperature"] == 0 and body["model"] == "tiny" for body in server.requests)
     assert all(body["messages"] == [{"role": "user", "content": "2 + 3?"}] for body in server.requests)
 
@@ -142,6 +160,20 @@ def test_a_server_without_the_plugin_is_named(server: StandIn) -> None:
     result = CliRunner().invoke(app, ["demo", "--url", server.url])
     assert result.exit_code == 2
     assert "does not serve Nemotron-Labs-Diffusion" in result.output
+
+
+def test_sglang_without_metrics_is_told_the_option(server: StandIn) -> None:
+    server.engine, server.has_metrics = "sglang", False
+    result = CliRunner().invoke(app, ["demo", "--url", server.url])
+    assert result.exit_code == 2
+    assert "start it with --enable-metrics" in result.output
+
+
+def test_another_engine_is_named(server: StandIn) -> None:
+    server.engine = "llamacpp"
+    result = CliRunner().invoke(app, ["demo", "--url", server.url])
+    assert result.exit_code == 2
+    assert "owned by 'llamacpp', expected one of vllm, sglang" in result.output
 
 
 def test_no_server(server: StandIn) -> None:

@@ -83,6 +83,7 @@ class EngineServer(ABC):
     """
 
     noise: tuple[str, ...] = ()  # beginnings of lines that `log_tail` leaves out
+    patience = 10.0  # seconds a server may take to end by itself
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -158,20 +159,21 @@ class EngineServer(ABC):
         with self.log.open(errors="replace") as text:
             return "".join(deque((line for line in text if not line.startswith(self.noise)), maxlen=lines))
 
+    def ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        """Send what makes the engine end by itself: SIGTERM to all its processes."""
+        os.killpg(process.pid, signal.SIGTERM)
+
     def stop(self) -> None:
-        """Ask the server to end, and after ten seconds make it. Safe to call twice."""
+        """Ask the server to end, and after `patience` make it. Safe to call twice."""
         process, self._process = self._process, None
         if process is None:
             return
-        for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                break
-            if _ends_within(process, patience):
-                break
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what the server left behind in its group
+            self.ask_to_end(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self.patience)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the server, or what it left behind in its group
         process.wait()
 
     def _wait(self) -> None:
@@ -188,14 +190,6 @@ class EngineServer(ABC):
                 self.on_wait(elapsed, self.log_tail(1).strip())
             time.sleep(0.2)
         self.seconds_to_ready = time.monotonic() - start
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def launch(

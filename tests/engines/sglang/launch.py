@@ -9,9 +9,14 @@ As a library: `Server` starts SGLang's server, waits until it answers and stops 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.engines.server import (
     CHECKOUT,
@@ -25,6 +30,9 @@ from tests.engines.server import (
     launch,
     with_defaults,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "CHECKOUT",
@@ -76,13 +84,33 @@ def serve_command(
 
 
 class Server(EngineServer):
-    """SGLang's server in the background, as a context manager."""
+    """SGLang's server in the background, as a context manager.
+
+    It has a folder for temporary files of its own, which goes with it: SGLang leaves its metrics' files there.
+    """
+
+    patience = 5.0
+    _folder: str | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.mkdtemp(prefix="sglang-")
+        return super().__enter__()
 
     def command(self) -> list[str]:
         return serve_command(self.model, self.port, self.options)
 
     def environment(self) -> dict[str, str]:
-        return environment({**os.environ, **self.variables}, offline=Path(self.model).is_dir())
+        own = {} if self._folder is None else {"TMPDIR": self._folder}
+        return environment({**os.environ, **own, **self.variables}, offline=Path(self.model).is_dir())
+
+    def ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        """Interrupt the main process only: it ends the others, whose death it would take for a crash."""
+        process.send_signal(signal.SIGINT)
+
+    def stop(self) -> None:
+        super().stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def main(arguments: Sequence[str]) -> int:
