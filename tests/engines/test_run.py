@@ -1,0 +1,50 @@
+"""`python -m tests.run`: which step runs what, under which Python, and that a failure is not lost."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import run
+from tests.engines.recipe import ENGINES, Recipe, SetupError
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_s_tests_run_under_its_own_python_only(engine: str) -> None:
+    ((python, *pytest_command),) = run.commands(f"engine-{engine}", "the/python")
+    assert python == "the/python"
+    assert f"tests/engines/{engine}" in pytest_command
+    assert not any(other in word for word in pytest_command for other in ENGINES if other != engine)
+    assert f"--ignore=tests/engines/{engine}" in run.commands("unit", sys.executable)[0]
+
+
+def test_an_engine_s_variables_go_to_its_tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("vllm", "sglang"):
+        monkeypatch.setattr(f"tests.engines.{module}.launch.has_gpu", lambda: False)
+    monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    assert "SGLANG_USE_CPU_ENGINE" in run.variables("engine-sglang")
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in run.variables("engine-sglang")
+    assert "VLLM_USE_V2_MODEL_RUNNER" in run.variables("engine-vllm")
+    assert "SGLANG_USE_CPU_ENGINE" not in run.variables("unit")
+
+
+def test_an_engine_that_cannot_be_set_up_is_a_failed_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def install(recipe: Recipe, device: str) -> Path:
+        raise SetupError("no network")
+
+    monkeypatch.setattr(run, "install", install)
+    monkeypatch.setattr(run, "commands", lambda step, python: [[sys.executable, "-c", ""]])
+    assert run.main(["unit", "engine-sglang"]) == 1
+    output = capsys.readouterr()
+    assert "no network" in output.err
+    assert [line.split()[-1] for line in output.out.splitlines()[-2:]] == ["ok", "FAILED"]
+
+
+def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["units"]) == 2
+    assert "no such step: units; there are lint, types, unit" in capsys.readouterr().err
