@@ -82,7 +82,7 @@ class EngineServer(ABC):
     Leaving the block stops the server and everything it started, whatever happened inside.
     """
 
-    noise: tuple[str, ...] = ()  # beginnings of lines that `log_tail` leaves out
+    noise = r"(?!)"  # regular expression of the lines that `log_tail` leaves out, matched at their beginning
     patience = 10.0  # seconds a server may take to end by itself
 
     @abstractmethod
@@ -155,9 +155,9 @@ class EngineServer(ABC):
             return False
 
     def log_tail(self, lines: int = 40) -> str:
-        """Return the last lines of the log, without those that begin with `noise`."""
+        """Return the last lines of the log, without `noise`."""
         with self.log.open(errors="replace") as text:
-            return "".join(deque((line for line in text if not line.startswith(self.noise)), maxlen=lines))
+            return "".join(deque((line for line in text if not re.match(self.noise, line)), maxlen=lines))
 
     def ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
         """Send what makes the engine end by itself: SIGTERM to all its processes."""

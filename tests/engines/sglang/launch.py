@@ -89,6 +89,7 @@ class Server(EngineServer):
     It has a folder for temporary files of its own, which goes with it: SGLang leaves its metrics' files there.
     """
 
+    noise = r"\[[^]]*\] Ignore import error when loading sglang\.srt\.models\."  # models that need a GPU
     patience = 5.0
     _folder: str | None = None
 

@@ -55,6 +55,15 @@ def test_temporary_files_go_with_the_server(monkeypatch: pytest.MonkeyPatch, tmp
     assert not left_over.parent.exists()
 
 
+def test_the_log_s_tail_leaves_out_models_that_do_not_load(tmp_path: Path) -> None:
+    server = launch.Server("model", log=tmp_path / "log")
+    noise = (
+        "[2026-01-01 10:00:00] Ignore import error when loading sglang.srt.models.grok: no such operator\n"
+    )
+    server.log.write_text(f"reason\n{noise}")
+    assert server.log_tail() == "reason\n"
+
+
 @pytest.mark.engine
 @pytest.mark.skipif(launch.has_gpu(), reason="a GPU gets no stand-in")
 def test_sglang_finds_in_the_launcher_s_environment_what_it_imports() -> None:

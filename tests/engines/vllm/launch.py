@@ -75,7 +75,7 @@ def serve_command(
 class Server(EngineServer):
     """`vllm serve` in the background, as a context manager."""
 
-    noise = ("nanobind: ", " - leaked ", " - ... skipped ", "See https://nanobind")
+    noise = r"nanobind: | - leaked | - \.\.\. skipped |See https://nanobind"
 
     def command(self) -> list[str]:
         return serve_command(self.model, self.port, self.options)
