@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.common.cases import Reference
+from tests.common.checkpoints import checkpoint_folder
 from tests.engines.vllm.launch import Server
-from tests.vllm.cases import Reference
 from tests.vllm.client import Client
-from tests.vllm.servers import SETUPS, Running, checkpoint_folder
+from tests.vllm.servers import SETUPS, Running
 
 
 @pytest.fixture(scope="session")

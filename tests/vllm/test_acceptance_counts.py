@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.vllm.cases import Case, prompt
+from tests.common.cases import Case, prompt
 from tests.vllm.client import Metrics
 from tests.vllm.servers import Running
 

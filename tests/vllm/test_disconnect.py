@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 
-import httpx
 import pytest
 
-from tests.vllm.cases import MODES, Case, mixed_cases, prompt
-from tests.vllm.client import SECONDS
+from tests.common.cases import MODES, Case, mixed_cases, prompt
+from tests.common.leaving import leave_all
 from tests.vllm.servers import Running
 
 CLIENTS = 200
-AT_ONCE = 25
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.parametrize("running", ["prefixes", "pool"], indirect=True, scope="session"),
 ]
-
-
-async def leave_after_first_event(http: httpx.AsyncClient, body: dict[str, object]) -> None:
-    async with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as reply:
-        assert reply.status_code == 200
-        async for line in reply.aiter_lines():
-            if line.startswith("data:"):
-                return
-
-
-async def leave_all(url: str, bodies: Sequence[dict[str, object]]) -> None:
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(http: httpx.AsyncClient, body: dict[str, object]) -> None:
-        async with gate:
-            await leave_after_first_event(http, body)
-
-    async with httpx.AsyncClient(
-        base_url=url, timeout=SECONDS, limits=httpx.Limits(max_connections=None)
-    ) as http:
-        await asyncio.gather(*(one(http, body) for body in bodies))
 
 
 def test_two_hundred_clients_leave(running: Running) -> None:
@@ -54,7 +30,7 @@ def test_two_hundred_clients_leave(running: Running) -> None:
         case = Case(prompt(rng, length, vocab), 300, options[number % 3], ignore_eos=True)
         bodies.append(running.client.body(case))
     before = running.client.settled()
-    asyncio.run(leave_all(running.server.url, bodies))
+    asyncio.run(leave_all(f"{running.server.url}/v1/completions", bodies))
 
     metrics = running.client.settled(lambda metrics: metrics.total("vllm:kv_cache_usage_perc") == 0)
     assert metrics.total("vllm:kv_cache_usage_perc") == 0

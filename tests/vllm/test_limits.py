@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from dataclasses import replace
 
 import pytest
 
-from tests.vllm.cases import BLOCK, MODES, Case, in_every_mode, prompt
+from tests.common.borders import stop_in_mid_block
+from tests.common.cases import BLOCK, MODES, Case, in_every_mode, prompt
 from tests.vllm.client import Answer
 from tests.vllm.servers import Running
 
@@ -81,28 +81,11 @@ def drafted_by(running: Running, mode: str) -> str:
     return "self_speculation" if mode != "diffusion" and running.name == "trained" else "diffusion"
 
 
-def stop_in_mid_block(running: Running, mode: str) -> Case:
-    """A case whose stop token is first emitted neither first nor last in a block or cycle."""
-    for seed in range(200):
-        tokens = prompt(random.Random(seed), 20, running.reference.config.vocab_size)
-        case = Case(tokens, 70, {"decoding_mode": mode}, ignore_eos=True)
-        answer = running.reference.generate(case)
-        ends = [1]
-        for step in answer.accepted or [BLOCK - 1] * answer.verify_forwards:
-            ends.append(ends[-1] + step + 1)
-        for start, end in itertools.pairwise(ends):
-            for place in range(start, min(end - 2, len(answer.token_ids) - 1)):
-                token = answer.token_ids[place]
-                if token not in answer.token_ids[:place]:
-                    return replace(case, stop_token_ids=(token,))
-    raise AssertionError("no such case within 200 prompts")
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_stop_token_inside_a_block(running: Running, mode: str) -> None:
     """The answer ends with the stop token, though the engine holds more tokens of the block."""
     drafted = drafted_by(running, mode)
-    case = replace(stop_in_mid_block(running, drafted), options={"decoding_mode": mode})
+    case = replace(stop_in_mid_block(running.reference, drafted), options={"decoding_mode": mode})
     expected = running.reference.generate(case)
     [answer] = check(running, [case])
     if mode == drafted:
@@ -115,7 +98,8 @@ def test_stop_token_inside_a_block(running: Running, mode: str) -> None:
 def test_min_tokens(running: Running, mode: str) -> None:
     """A stop token is no choice before `min_tokens`, wherever it lies in a block."""
     plain = stop_in_mid_block(
-        running, "diffusion" if mode == "diffusion" or running.name == "prefixes" else "self_speculation"
+        running.reference,
+        "diffusion" if mode == "diffusion" or running.name == "prefixes" else "self_speculation",
     )
     case = replace(plain, options={"decoding_mode": mode}, min_tokens=45)
     answer = running.client.complete(case)

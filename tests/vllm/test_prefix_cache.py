@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.vllm.cases import BLOCK, MODES, Case, prompt
+from tests.common.cases import BLOCK, MODES, Case, prompt
 from tests.vllm.servers import Running
 
 PAGE = 32

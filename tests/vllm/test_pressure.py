@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.vllm.cases import MODES, Case, prompt
+from tests.common.cases import MODES, Case, prompt
 from tests.vllm.servers import Running
 
 pytestmark = pytest.mark.engine

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.cases import Case, Reference
+from tests.common.cases import Case, Reference
+from tests.common.checkpoints import checkpoint_folder
 from tests.vllm.inside.run import run
 from tests.vllm.inside.schedule import SLOTS, SLOW, prompt_of
-from tests.vllm.servers import checkpoint_folder
 
 MOST_FORWARDS = 6
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.vllm.cases import BLOCK, MODES, Case, prompt
+from tests.common.borders import across_a_border
+from tests.common.cases import MODES, Case, prompt
 from tests.vllm.servers import Running
 
 pytestmark = [
@@ -35,37 +36,9 @@ def test_streamed_pieces_make_the_answer(running: Running, mode: str) -> None:
     assert events[-1].usage.completion_tokens == case.max_tokens
 
 
-def across_a_border(running: Running, mode: str) -> tuple[Case, str, str]:
-    """A case, the text before a stop string and that string, which starts in one step's tokens and ends in the next's.
-
-    For self-speculation the border lies between accepted drafts and the token that replaced a rejected one.
-    """
-    for seed in range(200):
-        case = a_case(running, mode, seed)
-        answer = running.reference.generate(case)
-        if mode == "self_speculation":
-            borders, place = [], 1
-            for accepted in answer.accepted:
-                place += accepted
-                borders += [place] * (0 < accepted < BLOCK - 1)
-                place += 1
-        else:
-            borders = [1 + BLOCK, 1 + 2 * BLOCK] if mode == "diffusion" else [7, 8, 9]
-        for border in borders:
-            if border >= len(answer.token_ids) - 1:
-                continue
-            before = running.detokenize(answer.token_ids[:border])
-            longer = running.detokenize(answer.token_ids[: border + 1])
-            stop = longer[len(before) - 1 : len(before) + 1]
-            text = running.detokenize(answer.token_ids)
-            if len(longer) > len(before) > 1 and stop.isprintable() and text.find(stop) == len(before) - 1:
-                return case, text[: len(before) - 1], stop
-    raise AssertionError("no such case within 200 prompts")
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_stop_string_across_a_border(running: Running, mode: str) -> None:
-    case, expected, stop = across_a_border(running, mode)
+    case, expected, stop = across_a_border(running.reference, mode, running.detokenize)
     shown = {"stop": [stop], "skip_special_tokens": False}
     answer = running.client.complete(case, **shown)
     assert (answer.text, answer.finish_reason) == (expected, "stop")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.vllm.cases import BLOCK, MODES, Case, alone_cases, in_every_mode, mixed_cases, prompt
+from tests.common.cases import BLOCK, MODES, Case, alone_cases, in_every_mode, mixed_cases, prompt
 from tests.vllm.servers import Running
 
 pytestmark = [

@@ -1,0 +1,44 @@
+"""Ways in which a checkpoint on disk may be broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+WEIGHTS = "model.safetensors"
+
+
+def rename_prefix(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({f"language_model.{name}": tensor for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def lose_a_layer(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
+    save_file(kept, folder / WEIGHTS)
+
+
+def truncate(folder: Path) -> None:
+    file = folder / WEIGHTS
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def put_in_a_nan(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["encoder.norm.weight"][3] = torch.nan
+    save_file(tensors, folder / WEIGHTS)
+
+
+def shorten_rope(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["factor"] = 2.0
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def leave(folder: Path) -> None:
+    return None
