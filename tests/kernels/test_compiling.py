@@ -14,16 +14,20 @@ import importlib, sys
 import triton
 from triton.backends.compiler import GPUTarget
 
-def compile_kernel(operator, kernel, pointers, constants, floats=()):
-    function = getattr(importlib.import_module(f"nemotron_diffusion_kernels.{operator}.triton"), kernel)
+def compile_kernel(module, kernel, num_warps, pointers, constants, floats=()):
+    function = getattr(importlib.import_module(f"nemotron_diffusion_kernels.{module}"), kernel)
     names = function.arg_names
     kinds = {**pointers, **dict.fromkeys(floats, "fp32"), **dict.fromkeys(constants, "constexpr")}
     signature = {name: kinds.get(name, "i32") for name in names}
     constants = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if name.endswith("_stride")}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name in names
+        if signature[name].startswith("*") or name.endswith("_stride") or name in ("depth", "width")
+    }
     source = triton.compiler.ASTSource(function, signature, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-    print(operator, kernel, compiled.metadata.shared)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
+    print(module, kernel, compiled.metadata.shared)
 """
 
 ATTENTION = {
@@ -32,10 +36,18 @@ ATTENTION = {
     "HEAD_DIM": 128,
     "SPLIT": 512,
 }
+SAMPLING = {"temperature": "*fp32", **dict.fromkeys(["seeds", "positions", "steps"], "*i64")}
+ACCEPT_SAMPLED = {
+    **dict.fromkeys(["drafts", "seeds", "steps", "accepted"], "*i64"),
+    **dict.fromkeys(["num_drafts", "lengths", "verify_first_rows", "draft_first_rows"], "*i32"),
+    **dict.fromkeys(["verify_logits", "draft_logits"], "*bf16"),
+    **dict.fromkeys(["temperature", "draft_temperature"], "*fp32"),
+}
 CASES = {
     "split": (
-        "block_attention",
+        "block_attention.triton",
         "_split_kernel",
+        4,
         {
             **dict.fromkeys(["query", "key_pages", "value_pages"], "*bf16"),
             **dict.fromkeys(["page_table", "query_start_loc", "seq_lens"], "*i32"),
@@ -50,8 +62,9 @@ CASES = {
         ["scale_log2"],
     ),
     "merge": (
-        "block_attention",
+        "block_attention.triton",
         "_merge_kernel",
+        4,
         {
             **dict.fromkeys(["query_start_loc", "seq_lens"], "*i32"),
             **dict.fromkeys(["partial_sum", "partial_stats"], "*fp32"),
@@ -61,24 +74,51 @@ CASES = {
         ["value_scale"],
     ),
     "pick": (
-        "pick",
+        "pick.triton",
         "_tile_kernel",
-        {"logits": "*bf16", "stats": "*fp32", "ids": "*i32"},
-        {"TILE": 4096, "WITH_SECOND": True},
+        8,
+        {"logits": "*bf16", **dict.fromkeys(["values", "sums"], "*fp32"), "ids": "*i32"},
+        {"TILE": 4096, "WITH_SECOND": True, "DRAWN": False, "scores": None, **dict.fromkeys(SAMPLING)},
+    ),
+    "pick drawn": (
+        "pick.triton",
+        "_tile_kernel",
+        8,
+        {
+            **dict.fromkeys(["values", "sums"], "*fp32"),
+            **{"logits": "*bf16", "ids": "*i32", "scores": "*fp64"},
+            **SAMPLING,
+        },
+        {"TILE": 4096, "WITH_SECOND": True, "DRAWN": True},
     ),
     "pick merge": (
-        "pick",
+        "pick.triton",
         "_merge_kernel",
+        1,
         {
-            **dict.fromkeys(["stats", "confidence", "second_confidence"], "*fp32"),
+            **dict.fromkeys(["values", "sums", "confidence", "second_confidence"], "*fp32"),
             **dict.fromkeys(["tokens", "second_tokens"], "*i64"),
             "ids": "*i32",
         },
-        {"TILES": 32, "WITH_SECOND": True},
+        {
+            **{"TILES": 32, "WITH_SECOND": True, "DRAWN": False, "SHARD": False},
+            **{"scores": None, "partials": None},
+        },
+    ),
+    "pick merge of a shard": (
+        "pick.triton",
+        "_merge_kernel",
+        1,
+        {**dict.fromkeys(["values", "sums"], "*fp32"), "ids": "*i32", "scores": "*fp64", "partials": "*fp64"},
+        {
+            **{"TILES": 4, "WITH_SECOND": True, "DRAWN": True, "SHARD": True},
+            **dict.fromkeys(["tokens", "confidence", "second_tokens", "second_confidence"]),
+        },
     ),
     "commit": (
-        "commit",
+        "commit.triton",
         "_commit_kernel",
+        1,
         {
             **dict.fromkeys(["tokens", "step", "num_masks", "picked", "kinds", "step_bounds"], "*i64"),
             **dict.fromkeys(["tokens_per_step", "stop_token_ids"], "*i64"),
@@ -88,13 +128,80 @@ CASES = {
         {"BLOCK_SIZE": 32, "COLUMNS": 32, "STOPS": 2},
     ),
     "accept": (
-        "accept",
+        "accept.triton",
         "_accept_kernel",
+        1,
         {
             **dict.fromkeys(["drafts", "verified", "accepted", "emitted", "seeds", "new_lengths"], "*i64"),
             **dict.fromkeys(["num_drafts", "lengths"], "*i32"),
         },
         {"DRAFTS": 31, "COLUMNS": 32},
+    ),
+    "accept sampled sums": (
+        "accept_sampled.normalizers",
+        "_sum_kernel",
+        8,
+        {
+            **{"logits": "*bf16", "temperature": "*fp32", "sums": "*fp32"},
+            **dict.fromkeys(["first_rows", "num_drafts", "ids"], "*i32"),
+        },
+        {"ROWS": 31, "EXTRA": 0, "ONLY_DRAWN": True, "TILE": 4096},
+    ),
+    "accept sampled": (
+        "accept_sampled.triton",
+        "_accept_kernel",
+        4,
+        {
+            **ACCEPT_SAMPLED,
+            **dict.fromkeys(["verify_sums", "draft_sums", "norms"], "*fp32"),
+            **dict.fromkeys(["verify_ids", "likeliest"], "*i32"),
+        },
+        {"DRAFTS": 31, "COLUMNS": 32, "TILES": 32, "DRAWN": True},
+    ),
+    "accept sampled draw": (
+        "accept_sampled.draw",
+        "_draw_kernel",
+        8,
+        {**ACCEPT_SAMPLED, "norms": "*fp32", "scores": "*fp64", "ids": "*i32"},
+        {"DRAFTS": 31, "DRAWN": True, "TILE": 2048},
+    ),
+    "accept sampled emit": (
+        "accept_sampled.draw",
+        "_emit_kernel",
+        1,
+        {
+            **ACCEPT_SAMPLED,
+            **dict.fromkeys(["likeliest", "ids"], "*i32"),
+            **dict.fromkeys(["emitted", "new_lengths"], "*i64"),
+            "scores": "*fp64",
+        },
+        {"DRAFTS": 31, "COLUMNS": 32, "TILES": 64},
+    ),
+    "low rank": (
+        "low_rank.triton",
+        "_fused_kernel",
+        4,
+        {**dict.fromkeys("yxab", "*bf16"), "flags": "*i1"},
+        {
+            **{"RANK": 128, "ROWS": 16, "DEPTH": 128, "RANKS": 128, "COLUMNS": 64, "TILES": 4},
+            **{"ALL": False, "WIDEN": False},
+        },
+        ["scale"],
+    ),
+    "low rank shrink": (
+        "low_rank.triton",
+        "_shrink_kernel",
+        4,
+        {"out": "*fp32", **dict.fromkeys("xa", "*bf16"), "flags": "*i1"},
+        {"RANK": 128, "ROWS": 16, "DEPTH": 128, "RANKS": 16, "ALL": False, "WIDEN": False},
+    ),
+    "low rank expand": (
+        "low_rank.triton",
+        "_expand_kernel",
+        4,
+        {"low": "*fp32", **dict.fromkeys("yb", "*bf16"), "flags": "*i1"},
+        {"RANK": 128, "ROWS": 16, "RANKS": 128, "COLUMNS": 64, "ALL": False, "WIDEN": False},
+        ["scale"],
     ),
 }
 
@@ -109,5 +216,5 @@ def test_all_kernels_compile_for_compute_capability_90(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     compiled = [line.split() for line in result.stdout.splitlines()]
-    assert [(operator, kernel) for operator, kernel, _ in compiled] == [case[:2] for case in CASES.values()]
+    assert [(module, kernel) for module, kernel, _ in compiled] == [case[:2] for case in CASES.values()]
     assert all(int(shared) <= 227 * 1024 for *_, shared in compiled)
