@@ -17,7 +17,7 @@ from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
-from nemotron_diffusion_plugin.vllm.request_table import RequestTable
+from nemotron_diffusion_plugin.serving.request_table import RequestTable
 
 Resume = Callable[[np.ndarray, np.ndarray], None]
 """Called with the slots of a step and the host's bounds on their sequence lengths, before acceptance."""

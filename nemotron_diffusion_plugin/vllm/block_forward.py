@@ -15,28 +15,16 @@ from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.block_table import BlockTables
 
+from nemotron_diffusion_plugin.serving.block_forward import BlockRows, lay_out_rows
 from nemotron_diffusion_plugin.vllm.draft_lora import ROWS
 
 
 @dataclass
-class PreparedBlocks:
-    """Everything but the token ids: it stays the same while the same blocks are denoised.
+class PreparedBlocks(BlockRows):
+    """The rows with where vLLM puts their KV and how it attends: everything but the token ids."""
 
-    `offsets` is `[R + 1]` on the host: block r is the rows `offsets[r]` to `offsets[r + 1]`. `owner` and `local`,
-    int64 `[T]`, say for each row of the forward which block it belongs to and which place it has there.
-    """
-
-    offsets: np.ndarray
-    owner: torch.Tensor
-    local: torch.Tensor
-    positions: torch.Tensor
     slot_mapping: dict[str, torch.Tensor]
     attention: dict[str, Any]
-
-    @property
-    def num_tokens(self) -> int:
-        """Rows of the forward."""
-        return int(self.offsets[-1])
 
 
 class BlockForward:
@@ -81,30 +69,26 @@ class BlockForward:
             yield slice(start, len(rows))
 
     def prepare(
-        self, index: torch.Tensor, starts: torch.Tensor, rows: np.ndarray, upper_bound: int, causal: bool
+        self,
+        slots: np.ndarray,
+        index: torch.Tensor,
+        starts: torch.Tensor,
+        rows: np.ndarray,
+        upper_bound: int,
+        causal: bool,
     ) -> PreparedBlocks:
-        """Set up one forward over R blocks; it is valid until the next set-up, which reuses its buffers.
+        """Set up one forward over R blocks; see `serving.block_forward.BlockForward`.
 
-        Args:
-            index: request slots, int64 `[R]` on the device.
-            starts: absolute position of each block's first token, int64 `[R]` on the device.
-            rows: tokens of each block, `[R]` on the host. Rows past `last_position` take part without being seen.
-            upper_bound: a bound on the sequence lengths, known to the host.
-            causal: causal among the new tokens, else bidirectional.
+        It is valid until the next set-up, which reuses its buffers. Rows past `last_position` take part without being
+        seen. The host's `slots` are not needed here.
         """
         assert self.attn_groups is not None, "no forward has run yet"
-        offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-        np.cumsum(rows, out=offsets[1:])
         counts = async_tensor_h2d(np.asarray(rows), device=self.device, dtype=torch.int64)
-        offsets_gpu = async_tensor_h2d(offsets, device=self.device)
-        num_tokens = int(offsets[-1])
-        owner = torch.repeat_interleave(
-            torch.arange(len(rows), device=self.device), counts, output_size=num_tokens
-        )
-        local = torch.arange(num_tokens, device=self.device) - offsets_gpu[owner]
-        positions = starts[owner] + local
-        outside = positions > self.last_position
-        positions.clamp_(max=self.last_position)
+        laid = lay_out_rows(rows, starts, counts)
+        offsets_gpu = async_tensor_h2d(laid.offsets, device=self.device)
+        num_tokens = laid.num_tokens
+        outside = laid.positions > self.last_position
+        positions = laid.positions.clamp(max=self.last_position)
         seq_lens = (starts + counts).clamp_(max=self.last_position + 1).to(torch.int32)
         tables = self.tables.gather_block_tables(
             index,
@@ -112,26 +96,26 @@ class BlockForward:
             out=tuple(self._own_tables),
             out_ptrs=self._own_table_ptrs,
         )
-        slots = self.tables.compute_slot_mappings(
+        cache_slots = self.tables.compute_slot_mappings(
             index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
         )
-        slots = slots.masked_fill(outside, PAD_SLOT_ID)
+        cache_slots = cache_slots.masked_fill(outside, PAD_SLOT_ID)
         attention = build_attn_metadata(
             attn_groups=self.attn_groups,
             num_reqs=len(rows),
             num_tokens=num_tokens,
             query_start_loc_gpu=offsets_gpu,
-            query_start_loc_cpu=torch.from_numpy(offsets),
+            query_start_loc_cpu=torch.from_numpy(laid.offsets),
             max_query_len=int(max(rows)),
             seq_lens=seq_lens,
             max_seq_len=min(upper_bound, self.last_position + 1),
             block_tables=tables,
-            slot_mappings=slots,
+            slot_mappings=cache_slots,
             kv_cache_config=self.kv_cache_config,
             causal=causal,
         )
-        by_layer = build_slot_mappings_by_layer(slots, self.kv_cache_config)
-        return PreparedBlocks(offsets, owner, local, positions, by_layer, attention)
+        by_layer = build_slot_mappings_by_layer(cache_slots, self.kv_cache_config)
+        return PreparedBlocks(laid.offsets, laid.owner, laid.local, positions, by_layer, attention)
 
     def run(
         self, blocks: PreparedBlocks, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None

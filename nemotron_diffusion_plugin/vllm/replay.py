@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemotron_diffusion_plugin.serving.request_table import BlockPhase, RequestTable
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
-from nemotron_diffusion_plugin.vllm.request_table import BlockPhase, RequestTable
 
 
 class BlockReplay:
@@ -44,6 +44,7 @@ class BlockReplay:
             self._keep(slot, emitted)
             finish_block(slot)
         blocks = self.forward.prepare(
+            slots,
             self.table.on_device(slots),
             self.table.on_device(starts),
             np.array([place + 1]),

@@ -10,8 +10,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.serving.request_table import drafted_block
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path
-from nemotron_diffusion_plugin.vllm.request_table import drafted_block
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 

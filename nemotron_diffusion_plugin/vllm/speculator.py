@@ -12,11 +12,13 @@ from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
+from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult
+from nemotron_diffusion_plugin.serving.picking import BlockPicker
+from nemotron_diffusion_plugin.serving.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
-from nemotron_diffusion_plugin.vllm.drafting import UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
-from nemotron_diffusion_plugin.vllm.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase, RequestTable
+from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
@@ -50,7 +52,7 @@ class BlockSpeculator(BaseSpeculator):
         self.settings = server_settings(vllm_config)
         self.num_drafts = self.settings.block_size - 1
         self.reads_flags = device.type == "cpu"
-        self.table = RequestTable(
+        self.table = VllmRequestTable(
             self.settings,
             vllm_config.scheduler_config.max_num_seqs,
             vllm_config.model_config.hf_config.mask_token_id,
@@ -80,7 +82,10 @@ class BlockSpeculator(BaseSpeculator):
     def attach_forward(self, forward: BlockForward) -> None:
         """Take the forward over the KV cache; called once the cache exists, and again when it is rebuilt."""
         self.forward = forward
-        self.drafter = Drafter(self.table, forward, self.sampler.sampling_states)
+        states = self.sampler.sampling_states
+        # vLLM points `seeds.gpu` at another tensor every step: it is read at use.
+        picker = BlockPicker(self.table, forward, lambda index: states.seeds.gpu[index])
+        self.drafter = Drafter(self.table, forward, picker)
         self.replay = BlockReplay(self.table, forward, self.req_states)
 
     def take_report(self) -> StepReport:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
+from nemotron_diffusion_plugin.serving.request_table import BlockPhase
 from nemotron_diffusion_plugin.vllm import speculator as speculator_module
-from nemotron_diffusion_plugin.vllm.request_table import BlockPhase
 
 SLOTS = 8
 SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 1}

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.decoding.pick import pick
+from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
-from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
-from nemotron_diffusion_plugin.vllm.request_table import NO_TOKEN, RequestTable
+from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
 
 LOGITS_AT_ONCE = 1 << 28
 """Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""
+
+Seeds = Callable[[torch.Tensor], torch.Tensor]
+"""Gives the noise seeds, int64 `[R]`, of request slots, int64 `[R]`."""
 
 
 class BlockPicker:
     """Picks a token and its confidence for every row; drafts of self-speculation are always the most likely token."""
 
-    def __init__(self, table: RequestTable, forward: BlockForward, sampling_states: Any) -> None:
+    def __init__(self, table: RequestTable, forward: BlockForward, seeds: Seeds) -> None:
         self.table = table
         self.forward = forward
-        self.sampling_states = sampling_states
+        self.seeds = seeds
 
     def pick(
-        self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks, hidden: torch.Tensor
+        self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows, output: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens int64 `[T]` and confidences float32 `[T]` for hidden states `[T, hidden_size]`.
+        """Return tokens int64 `[T]` and confidences float32 `[T]` for the `[T, ...]` output of a forward.
 
         `slots` (host) and `index` (device) name the request slot of each of the forward's blocks.
         """
@@ -38,30 +41,28 @@ class BlockPicker:
         rows = max(1, LOGITS_AT_ONCE // self.forward.vocab_size)
         for first in range(0, blocks.num_tokens, rows):
             part = slice(first, min(first + rows, blocks.num_tokens))
-            logits = self.forward.logits(hidden[part])
+            logits = self.forward.logits(output[part])
             for begin, end, ids in banned:
                 logits[max(begin - first, 0) : max(end - first, 0)].index_fill_(1, ids, -torch.inf)
             temperature, uniform = (None, None) if sampling is None else sampling.of(part, logits.shape[1])
             tokens[part], confidence[part] = pick(logits, self.table.mask_token_id, temperature, uniform)
         return tokens, confidence
 
-    def _sampling(
-        self, slots: np.ndarray, index: torch.Tensor, blocks: PreparedBlocks
-    ) -> BlockSampling | None:
+    def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows) -> BlockSampling | None:
         temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
         if not temperature.any():
             return None
         return BlockSampling(
             self.table.on_device(temperature, torch.float64)[blocks.owner],
-            self.sampling_states.seeds.gpu[index][blocks.owner],
+            self.seeds(index)[blocks.owner],
             blocks.positions,
             self.table.blocks.step[index][blocks.owner] + 1,
         )
 
-    def _early_stops(self, slots: np.ndarray, blocks: PreparedBlocks) -> list[tuple[int, int, torch.Tensor]]:
+    def _early_stops(self, slots: np.ndarray, blocks: BlockRows) -> list[tuple[int, int, torch.Tensor]]:
         """Rows `[begin, end)` whose position comes before the request's `min_tokens`-th token, and its stop ids."""
         table = self.table
-        counts = np.clip(table.banned_until[slots] - table.start[slots], 0, table.block_size[slots])
+        counts = table.banned_rows(slots, table.start[slots], table.block_size[slots])
         counts[~table.is_diffusion(slots)] = 0
         banned = []
         for row in np.flatnonzero(counts):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.decoding.commit import choose
 from nemotron_diffusion_plugin.decoding.stop import ends_block
-from nemotron_diffusion_plugin.vllm.block_forward import BlockForward, PreparedBlocks
-from nemotron_diffusion_plugin.vllm.picking import BlockPicker
-from nemotron_diffusion_plugin.vllm.request_table import BlockPhase, RequestTable
+from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
+from nemotron_diffusion_plugin.serving.picking import BlockPicker
+from nemotron_diffusion_plugin.serving.request_table import BlockPhase, RequestTable
 
 UNBOUNDED = 0
 
@@ -41,7 +40,7 @@ class _Group:
     starts: torch.Tensor
     upper_bound: int
     parts: list[slice]
-    prepared: PreparedBlocks | None = None
+    prepared: BlockRows | None = None
 
 
 class Drafter:
@@ -51,10 +50,10 @@ class Drafter:
     number of denoise steps is decided by the model.
     """
 
-    def __init__(self, table: RequestTable, forward: BlockForward, sampling_states: Any) -> None:
+    def __init__(self, table: RequestTable, forward: BlockForward, picker: BlockPicker) -> None:
         self.table = table
         self.forward = forward
-        self.picker = BlockPicker(table, forward, sampling_states)
+        self.picker = picker
 
     def run(
         self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
@@ -96,11 +95,16 @@ class Drafter:
         parts = list(self.forward.chunks(rows))
         return _Group(slots, index, num_speculating, rows, starts, upper_bound, parts)
 
-    def _prepared(self, group: _Group, part: slice) -> PreparedBlocks:
+    def _prepared(self, group: _Group, part: slice) -> BlockRows:
         if group.prepared is not None:
             return group.prepared
         blocks = self.forward.prepare(
-            group.index[part], group.starts[part], group.rows[part], group.upper_bound, causal=False
+            group.slots[part],
+            group.index[part],
+            group.starts[part],
+            group.rows[part],
+            group.upper_bound,
+            causal=False,
         )
         if len(group.parts) == 1:
             group.prepared = blocks
@@ -119,8 +123,8 @@ class Drafter:
         for part in group.parts:
             blocks = self._prepared(group, part)
             lora_rows = self._lora_rows(group.slots[part], group.rows[part])
-            hidden = self.forward.run(blocks, tokens[part][blocks.owner, blocks.local], lora_rows)
-            ids, sure = self.picker.pick(group.slots[part], group.index[part], blocks, hidden)
+            output = self.forward.run(blocks, tokens[part][blocks.owner, blocks.local], lora_rows)
+            ids, sure = self.picker.pick(group.slots[part], group.index[part], blocks, output)
             picked[part][blocks.owner, blocks.local] = ids
             confidence[part][blocks.owner, blocks.local] = sure
         return picked, confidence
