@@ -1,0 +1,96 @@
+"""The admission check: an option or a combination that cannot be honoured is answered with HTTP 400."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.requests import is_greedy, own_options, stop_token_ids
+from nemotron_diffusion_plugin.sglang.settings import settings_of
+
+_GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+_REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
+
+_settings: ServerSettings | None = None
+
+
+def configure(settings: ServerSettings) -> None:
+    """Tell this process's admission check what the server was started with."""
+    global _settings
+    _settings = settings
+
+
+def mode_of(req: Any) -> DecodingMode | None:
+    """The decoding mode of an admitted request; None where the worker is not ours."""
+    if _settings is None:
+        return None
+    return _settings.options(own_options(req.sampling_params.custom_params)).decoding_mode
+
+
+def problem(req: Any) -> str | None:
+    """Why the scheduler refuses a request, None when it does not.
+
+    Requests that come through SGLang's tokenizer manager were validated there; others have only this check.
+    """
+    if _settings is None:
+        return None
+    try:
+        validate_request(req, stop_token_ids(req), _settings)
+    except OptionError as error:
+        return str(error)
+    return None
+
+
+def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
+    """Raise `OptionError` (a ValueError, answered with 400) for a request that SGLang's front end has tokenized."""
+    from sglang.srt.runtime_context import get_spec
+
+    params = getattr(request, "sampling_params", None)
+    if params is None or get_spec().speculative_algorithm != ALGORITHM:
+        return
+    # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
+    settings = settings_of(tokenizer_manager.model_config.hf_config)
+    validate_request(request, list(params.stop_token_ids or ()), settings)
+
+
+def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> None:
+    """Raise `OptionError` naming field, value and what is allowed."""
+    params = req.sampling_params
+    options = settings.options(own_options(params.custom_params))
+    if len(stops) > MAX_STOP_IDS:
+        raise OptionError(
+            f"field 'stop_token_ids': got {len(stops)} entries, expected at most {MAX_STOP_IDS}"
+        )
+    for name in _REFUSED:
+        if getattr(req, name, None):
+            raise OptionError(
+                f"field '{name}': got a value, expected none: this model's server cannot honour it"
+            )
+    if options.decoding_mode is DecodingMode.DIFFUSION:
+        _refuse_meaningless_in_diffusion(params, options)
+
+
+def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
+    active: dict[str, tuple[object, object]] = {
+        "top_p": (params.top_p, 1.0),
+        "top_k": (-1 if is_greedy(params) else _as_given(params.top_k), -1),
+        "min_p": (params.min_p, 0.0),
+        "presence_penalty": (params.presence_penalty, 0.0),
+        "frequency_penalty": (params.frequency_penalty, 0.0),
+        "repetition_penalty": (params.repetition_penalty, 1.0),
+        "logit_bias": (params.logit_bias or None, None),
+        **{name: (getattr(params, name), None) for name in _GRAMMARS},
+        "thinking_budget": ((params.custom_params or {}).get("thinking_budget"), None),
+    }
+    refuse_in_diffusion(active, options, constraints=_GRAMMARS)
+
+
+def _as_given(top_k: int) -> int:
+    """SGLang replaces -1, no limit, by a number above any vocabulary."""
+    from sglang.srt.sampling.sampling_params import TOP_K_ALL
+
+    return -1 if top_k == TOP_K_ALL else top_k

@@ -1,0 +1,122 @@
+"""Counters of the three modes, on SGLang's `/metrics` page, under the same names as with vLLM."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving import counters as names
+from nemotron_diffusion_plugin.serving.request_table import MODES
+from nemotron_diffusion_plugin.sglang.step import StepReport
+
+_RETURNED = "_nemotron_diffusion_returned"
+
+
+class Counters:
+    """Counts what each step did once SGLang takes in its result; steps come back in the order they were begun."""
+
+    def __init__(self, metrics: _Metrics | None) -> None:
+        self._metrics = metrics
+        self._pending: deque[StepReport] = deque()
+
+    @classmethod
+    def for_server(cls, server_args: Any) -> Counters:
+        """Counters that are exported where the server was started with --enable-metrics, by its first rank."""
+        from sglang.srt.runtime_context import get_parallel
+
+        exported = server_args.enable_metrics and get_parallel().tp_rank == 0
+        counters = cls(_Metrics(server_args.served_model_name) if exported else None)
+        global _of_process
+        _of_process = counters
+        return counters
+
+    def engine_forward(self, attention: str, amount: int = 1) -> None:
+        """Count forwards of the whole batch, "causal" or "bidirectional"."""
+        if self._metrics is not None and amount:
+            self._metrics.engine_forwards(attention, amount)
+
+    def step_begun(self, report: StepReport) -> None:
+        """Keep what a decode step does until SGLang has its result."""
+        self._pending.append(report)
+
+    def step_done(self, num_correct_drafts: list[int]) -> None:
+        """Count the oldest step; `num_correct_drafts` are the tokens each request emitted, less one."""
+        if not self._pending:
+            return
+        report = self._pending.popleft()
+        if self._metrics is None:
+            return
+        for row, req in enumerate(report.reqs):
+            if req.is_retracted or req.finished():
+                continue  # the overlap schedule's one step more
+            self._count(report, row, num_correct_drafts[row])
+
+    def _count(self, report: StepReport, row: int, correct_drafts: int) -> None:
+        assert self._metrics is not None
+        mode = MODES[report.modes[row]]
+        for kind, amount in (
+            ("draft", int(report.drafted[row])),
+            ("denoise", int(report.denoised[row])),
+            ("verify", int(report.widths[row] > 0)),
+        ):
+            self._metrics.forwards(mode, kind, amount)
+        if report.widths[row] > 1:
+            self._metrics.count("cycles", mode)
+            if mode is not DecodingMode.DIFFUSION:
+                self._metrics.count("accepted_drafts", mode, correct_drafts)
+
+    def returned(self, req: Any, mode: DecodingMode) -> None:
+        """Count what a request has returned to its client since the last call."""
+        if self._metrics is None:
+            return
+        total = len(req.output_ids) if req.finished_len is None else req.finished_len
+        before = getattr(req, _RETURNED, 0)
+        if total <= before:
+            return
+        setattr(req, _RETURNED, total)
+        if not before:
+            self._metrics.count("requests", mode)
+            self._metrics.forwards(mode, "prefill", 1)
+        self._metrics.count("generated_tokens", mode, total - before)
+
+
+_of_process: Counters | None = None
+
+
+def of_process() -> Counters | None:
+    """The counters of this process's worker; None where the worker is not ours."""
+    return _of_process
+
+
+class _Metrics:
+    """The Prometheus side; the client library adds up the processes of a server."""
+
+    def __init__(self, model_name: str) -> None:
+        from prometheus_client import Counter
+
+        self._model_name = model_name
+        self._per_mode = {
+            name: Counter(names.PREFIX + name, text, names.PER_MODE_LABELS)
+            for name, text in names.PER_MODE.items()
+        }
+        self._forwards = Counter(names.PREFIX + names.FORWARDS, names.FORWARDS_HELP, names.FORWARDS_LABELS)
+        self._engine = Counter(
+            names.PREFIX + names.ENGINE_FORWARDS, names.ENGINE_FORWARDS_HELP, names.ENGINE_FORWARDS_LABELS
+        )
+        for mode in DecodingMode:
+            for name in names.PER_MODE:
+                self.count(name, mode, 0)
+            for kind in names.KINDS:
+                self.forwards(mode, kind, 0)
+        for attention in names.ATTENTION:
+            self.engine_forwards(attention, 0)
+
+    def count(self, name: str, mode: DecodingMode, amount: int = 1) -> None:
+        self._per_mode[name].labels(self._model_name, mode.value).inc(amount)
+
+    def forwards(self, mode: DecodingMode, kind: str, amount: int) -> None:
+        self._forwards.labels(self._model_name, mode.value, kind).inc(amount)
+
+    def engine_forwards(self, attention: str, amount: int) -> None:
+        self._engine.labels(self._model_name, attention).inc(amount)

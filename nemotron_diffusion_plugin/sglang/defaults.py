@@ -1,0 +1,62 @@
+"""What a plain `launch_server --model` is given, and the set-ups in which drafts would be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.log import logger
+from nemotron_diffusion_plugin.sglang.settings import settings_of
+
+
+def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
+    """Wrap a step of SGLang's resolution of arguments: select our algorithm for our architecture.
+
+    An algorithm that the user named stays. Raises `OptionError` for bad server defaults and ValueError for another
+    number of draft tokens than the model's block.
+    """
+    from sglang.srt.arg_groups.model_override_base import model_config_of, resolving_view
+    from sglang.srt.arg_groups.overrides import declare_resolution
+
+    previous(server_args)
+    given = resolving_view(server_args)
+    if given.speculative_algorithm not in (None, ALGORITHM):
+        return
+    hf_config = model_config_of(server_args).hf_config
+    if ARCHITECTURE not in (hf_config.architectures or ()):
+        return
+    settings = settings_of(hf_config)
+    if given.speculative_num_draft_tokens not in (None, settings.block_size):
+        raise ValueError(
+            f"speculative_num_draft_tokens: got {given.speculative_num_draft_tokens}, expected {settings.block_size}, "
+            "the model's block size; choose smaller blocks with the option block_size"
+        )
+    declare_resolution(
+        server_args,
+        "nemotron_diffusion",
+        speculative_algorithm=ALGORITHM,
+        speculative_num_draft_tokens=settings.block_size,
+        speculative_num_steps=1,
+        speculative_eagle_topk=1,
+        enable_mixed_chunk=False,
+    )
+    logger.info(
+        "Nemotron-Labs-Diffusion: default mode %s, block %d",
+        settings.defaults.decoding_mode.value,
+        settings.defaults.block_size,
+    )
+
+
+def refuse_unsupported(server_args: Any) -> None:
+    """Raise ValueError for engine set-ups in which drafts would be wrong."""
+    for name, expected, reason in (
+        ("pp_size", 1, "a draft forward needs the whole model on one rank; use --tp-size"),
+        ("enable_dp_attention", False, "every rank must see all tokens; use --tp-size or several servers"),
+        ("enable_lora", False, "requests cannot bring adapters of their own yet"),
+        ("disaggregation_mode", "null", "blocks are drafted where the prompt was prefilled"),
+    ):
+        value = getattr(server_args, name, expected)
+        if value not in (expected, None):
+            raise ValueError(f"{name}: got {value!r}, expected {expected!r}: {reason}")

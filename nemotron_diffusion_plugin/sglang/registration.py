@@ -1,0 +1,146 @@
+"""What SGLang has to know about the model, and the check that it knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemotron_diffusion_patches.sglang import (
+    SUPPORTED,
+    HookPatch,
+    admission_check,
+    cuda_graph_runner,
+    last_output,
+    request_rows,
+    request_validation,
+    retraction,
+    returned_tokens,
+    waiting_requests,
+)
+from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
+from nemotron_diffusion_plugin.sglang import admission, counters, flags
+from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
+from nemotron_diffusion_plugin.sglang.log import logger
+
+MODELS = "nemotron_diffusion_plugin.sglang.models"
+RESOLUTION_STEP = "handle_missing_default_values"
+"""The step behind which the algorithm is selected: the model's path is known, nothing has been derived from it yet."""
+
+
+def engine_patches() -> list[HookPatch]:
+    """The patches every process needs."""
+    return [
+        request_validation.patch(admission.validate_tokenized),
+        admission_check.patch(is_ours, admission.problem),
+        retraction.patch(_give_back_seed),
+        request_rows.patch(ALGORITHM),
+        waiting_requests.patch(),
+        last_output.patch(_is_diffusion),
+        returned_tokens.patch(_count_returned),
+        cuda_graph_runner.patch(is_ours, _graph_runner),
+    ]
+
+
+def register_all() -> None:
+    """Register with transformers and SGLang; outside the supported versions warn and leave the engine as it is."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    config.register()
+    trouble = version_problem()
+    if trouble is not None:
+        logger.warning("%s; %s will not be served, other models are not affected.", trouble, ARCHITECTURE)
+        return
+    _register_model()
+    _register_algorithm()
+    HookRegistry.register("sglang.srt.server_args.ServerArgs.add_cli_args", flags.add_flags, HookType.AFTER)
+    for patch in engine_patches():
+        patch.apply()
+
+
+def version_problem() -> str | None:
+    """Why the installed SGLang cannot be used, None when it can."""
+    from sglang.version import __version__
+
+    return versions.problem("SGLang", SUPPORTED, __version__)
+
+
+def _register_model() -> None:
+    from sglang.srt.arg_groups.resolution_hooks import _HOOKS, register_resolution_hook
+    from sglang.srt.models.registry import ModelRegistry, import_model_classes
+
+    # `ModelRegistry.register` would import every model that SGLang knows, in every process.
+    ModelRegistry.models.update(import_model_classes(MODELS, strict=True))
+    if choose_algorithm not in _HOOKS.get(RESOLUTION_STEP, ()):
+        register_resolution_hook(RESOLUTION_STEP)(choose_algorithm)
+
+
+def _register_algorithm() -> None:
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    from nemotron_diffusion_plugin.sglang.algorithm import BlockAlgorithm
+
+    @SpeculativeAlgorithm.register(ALGORITHM, supports_overlap=True, spec_class=BlockAlgorithm)
+    def worker(server_args: Any) -> type:
+        from nemotron_diffusion_plugin.sglang.worker import BlockWorker
+
+        return BlockWorker
+
+
+def _give_back_seed(req: Any) -> None:
+    if _is_diffusion(req):
+        from nemotron_diffusion_plugin.sglang.requests import give_back_seed
+
+        give_back_seed(req)
+
+
+def _count_returned(reqs: list[Any]) -> None:
+    counted = counters.of_process()
+    if counted is None:
+        return
+    for req in reqs:
+        mode = admission.mode_of(req)
+        if mode is not None:
+            counted.returned(req, mode)
+
+
+def _is_diffusion(req: Any) -> bool:
+    return admission.mode_of(req) is DecodingMode.DIFFUSION
+
+
+def _graph_runner() -> type:
+    from nemotron_diffusion_plugin.sglang.graphs import BlockGraphRunner
+
+    return BlockGraphRunner
+
+
+def diagnose_all() -> list[tuple[str, bool, str]]:
+    """Rows for `nemotron-diffusion doctor`: the version, the registrations and each patch."""
+    from sglang.srt.arg_groups.resolution_hooks import _HOOKS
+    from sglang.srt.models.registry import ModelRegistry
+    from sglang.srt.speculative.spec_registry import get_spec
+    from sglang.version import __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    trouble = version_problem()
+    rows = [("SGLang version", trouble is None, trouble or f"{__version__} (supported: {SUPPORTED})")]
+    for what, is_there in (
+        ("config class", config.NemotronLabsDiffusionConfig.model_type in CONFIG_MAPPING),
+        ("model class", ARCHITECTURE in ModelRegistry.models),
+        ("serving defaults", choose_algorithm in _HOOKS.get(RESOLUTION_STEP, ())),
+        ("speculative algorithm", get_spec(ALGORITHM) is not None),
+    ):
+        rows.append((what, is_there, "registered" if is_there else "not registered"))
+    rows.extend((f"patch {patch.name}", patch.is_applied(), patch.reason) for patch in engine_patches())
+    return rows
+
+
+def check_in_place() -> None:
+    """Raise RuntimeError naming what is missing: SGLang only logs what goes wrong while a plugin registers."""
+    missing = [f"{what} ({detail})" for what, is_there, detail in diagnose_all() if not is_there]
+    if missing:
+        raise RuntimeError(
+            f"{ARCHITECTURE} cannot be served, as the plugin is not in place: {'; '.join(missing)}. The log above says "
+            "why; `nemotron-diffusion doctor` checks the installation."
+        )

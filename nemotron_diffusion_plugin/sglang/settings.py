@@ -1,0 +1,40 @@
+"""Where SGLang's processes find what the server was started with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from nemotron_diffusion_plugin.options import OptionError
+from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
+
+FLAG = "--decoding-options"
+VARIABLE = "NEMOTRON_DIFFUSION_OPTIONS"
+"""Holds the same JSON object as the flag, which wins; SGLang's worker processes read it."""
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Read the JSON object of the flag or the variable.
+
+    Raises `OptionError` naming what is wrong: not an object, or an unknown name. Values are checked against the model.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"{FLAG}: got {text!r}, expected a JSON object: {error}") from None
+    if not isinstance(raw, Mapping):
+        raise OptionError(f"{FLAG}: got {text!r}, expected a JSON object of option names and values")
+    unknown = [name for name in raw if name not in SETTING_NAMES]
+    if unknown:
+        raise OptionError(
+            f"{FLAG}: unknown option '{unknown[0]}', expected one of {', '.join(SETTING_NAMES)}"
+        )
+    return dict(raw)
+
+
+def settings_of(hf_config: Any) -> ServerSettings:
+    """The settings of a server of this model; raises `OptionError` naming field, value and what is allowed."""
+    text = os.environ.get(VARIABLE, "")
+    return ServerSettings.read(hf_config.block_size, parse_options(text) if text else None)

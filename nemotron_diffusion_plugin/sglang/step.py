@@ -1,0 +1,57 @@
+"""One engine step's requests, as the worker sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass
+class DecodeStep:
+    """A decode batch of R requests.
+
+    Attributes:
+        batch: SGLang's batch.
+        slots: request slot of each row, host int64 `[R]`.
+        index: the same on the device.
+        computed: tokens with KV, which is the position of the seed, int64 `[R]` on the device.
+        seeds: last token of each request, int64 `[R]` on the device.
+    """
+
+    batch: Any
+    slots: np.ndarray
+    index: torch.Tensor
+    computed: torch.Tensor
+    seeds: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        """Requests of the batch."""
+        return len(self.slots)
+
+    @property
+    def reqs(self) -> list[Any]:
+        """SGLang's requests, in the order of the rows."""
+        return list(self.batch.reqs)
+
+
+@dataclass
+class StepReport:
+    """What a decode step did for each of its requests, kept until its result comes back; host arrays `[R]`.
+
+    Attributes:
+        reqs: SGLang's requests.
+        modes: their decoding modes, as `serving.request_table` numbers them.
+        drafted: draft forwards the request took part in.
+        denoised: denoise forwards of the block that this step hands over.
+        widths: rows of the request in the verify forward, 0 for one that took no part.
+    """
+
+    reqs: list[Any]
+    modes: np.ndarray
+    drafted: np.ndarray
+    denoised: np.ndarray
+    widths: np.ndarray

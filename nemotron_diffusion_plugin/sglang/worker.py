@@ -1,0 +1,262 @@
+"""The speculative worker whose drafter is the target itself: draft, verify, hand the tokens to SGLang's scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sglang.srt.managers.utils import GenerationBatchResult
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
+
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.context import check_context_length
+from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.picking import BlockPicker
+from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, BlockPhase
+from nemotron_diffusion_plugin.sglang import admission, counters
+from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.requests import Requests, forced_seed
+from nemotron_diffusion_plugin.sglang.settings import settings_of
+from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
+from nemotron_diffusion_plugin.sglang.step import DecodeStep, StepReport
+from nemotron_diffusion_plugin.sglang.verification import Verified, Verifier
+
+
+class BlockWorker(BaseSpecWorker):
+    """Serves the three modes as draft policies of one engine step: draft, then verify.
+
+    AR requests get no drafts, self-speculation one bidirectional forward, diffusion as many as its commit rule needs.
+    Next to requests of another mode a denoise loop is cut into pieces of `denoise_forwards`: a request whose block
+    still holds masks emits nothing in that step, so that nobody waits for a whole block.
+    """
+
+    def __init__(
+        self, server_args: Any, gpu_id: int, nccl_port: int, target_worker: Any, **keywords: Any
+    ) -> None:
+        super().__init__()
+        self.server_args = server_args
+        self.gpu_id = gpu_id
+        self.nccl_port = nccl_port
+        self._target_worker = target_worker
+        self._draft_worker = None
+        self.model_runner = target_worker.model_runner
+        self.device = target_worker.device
+        config = self.model_runner.model_config
+        if ARCHITECTURE not in config.hf_config.architectures:
+            raise ValueError(
+                f"speculative_algorithm: got '{ALGORITHM}' for {config.hf_config.architectures}, which only "
+                f"{ARCHITECTURE} can run"
+            )
+        check_context_length(config.hf_config.rope_parameters, config.context_len, "--context-length")
+        self.settings = settings_of(config.hf_config)
+        self.speculative_num_draft_tokens = self.settings.block_size
+        self.speculative_num_steps = 1
+        self.topk = 1
+        self.reads_flags = torch.device(self.device).type == "cpu"
+        self.counters = counters.Counters.for_server(server_args)
+        admission.configure(self.settings)
+
+    def init_attention_backends(self) -> None:
+        """The target's backend serves both views; the pools exist now, so the request table can be sized."""
+        config = self.model_runner.model_config
+        slots = self.model_runner.req_to_token_pool.req_to_token.shape[0]
+        self.requests = Requests(
+            self.settings, slots, config.hf_config.mask_token_id, config.vocab_size, torch.device(self.device)
+        )
+        self.table = self.requests.table
+        self.last_position = config.context_len - 2
+        backend = self.server_args.attention_backend
+        self.forward = BlockForward(self._target_worker, self.table, backend)
+        picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__)
+        self.drafter = Drafter(self.table, self.forward, picker)
+        self.verifier = Verifier(self.forward, self.requests)
+
+    def init_cuda_graphs(self) -> None:
+        """Graphs of the draft forward are captured beside the target's (`graphs.py`)."""
+
+    @property
+    def draft_worker(self) -> None:
+        """There is no second model."""
+        return None
+
+    @property
+    def spec_v2_attn_backends(self) -> tuple[Any, ...]:
+        """The attention backends that a step touches."""
+        return (self.model_runner.attn_backend,)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_target_worker":
+            raise AttributeError(name)
+        return getattr(self._target_worker, name)
+
+    def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
+        """SGLang takes in the oldest step that it has not taken in: count it."""
+        self.counters.step_done(num_correct_drafts_per_req)
+
+    def forward_batch_generation(
+        self,
+        batch: Any,
+        on_publish: Any = None,
+        grammar_barrier: Any = None,
+        pp_proxy_tensors: Any = None,
+    ) -> GenerationBatchResult:
+        """Run a prefill, or one step of draft and verify, and return what each request emits."""
+        if batch.forward_mode.is_extend():
+            result = self._prefill(batch)
+        elif batch.forward_mode == ForwardMode.DECODE:
+            result = self._decode(batch, grammar_barrier)
+        else:
+            raise RuntimeError(
+                f"forward mode: got {batch.forward_mode}, expected EXTEND or DECODE; data-parallel attention is not "
+                "supported"
+            )
+        if on_publish is not None:
+            on_publish(result.new_seq_lens)
+        return result
+
+    def _prefill(self, batch: Any) -> GenerationBatchResult:
+        """SGLang's own forward and sampler; a retracted diffusion request resumes with the seed it had."""
+        self.counters.engine_forward("causal")
+        result = self._target_worker.forward_batch_generation(batch)
+        for row, req in enumerate(batch.reqs):
+            self.requests.take(req, self.last_position + 2)
+            seed = forced_seed(req)
+            if seed is not None:
+                result.next_token_ids[row] = seed
+        slots = _slots(batch)
+        tokens = result.next_token_ids.to(torch.int64).reshape(-1)
+        self.requests.counts.add(slots, tokens[:, None], torch.ones_like(tokens))
+        result.new_seq_lens = batch.seq_lens
+        result.next_draft_input = SeedRelay(tokens, batch.seq_lens)
+        return result
+
+    def _decode(self, batch: Any, grammar_barrier: Any) -> GenerationBatchResult:
+        slots = _slots(batch)
+        step = DecodeStep(
+            batch,
+            slots,
+            self.table.on_device(slots),
+            batch.seq_lens.to(torch.int64),
+            batch.spec_info.bonus_tokens.reshape(-1).to(torch.int64),
+        )
+        before = self.forward.count
+        self._place(step)
+        if self._is_plain(step):
+            result = self._plain_decode(step)
+            self.counters.engine_forward("causal", self.forward.count - before)
+            return result
+        chain, drafted, denoised = self._draft(step)
+        self.counters.engine_forward("bidirectional", self.forward.count - before)
+        before = self.forward.count
+        rows = np.flatnonzero(
+            (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
+        )
+        verified = self.verifier.verify(step, rows, chain, grammar_barrier)
+        self.counters.engine_forward("causal", self.forward.count - before)
+        widths = np.zeros(step.size, dtype=np.int64)
+        widths[rows] = self.table.block_size[slots[rows]]
+        self.counters.step_begun(StepReport(step.reqs, self.table.mode[slots], drafted, denoised, widths))
+        finished = rows[self.table.is_diffusion(slots[rows])]
+        self.table.phase[slots[finished]] = BlockPhase.NONE
+        return _result(step, verified)
+
+    def _place(self, step: DecodeStep) -> None:
+        """Note where every request stands; near the context limit blocks become shorter."""
+        table, slots = self.table, step.slots
+        starts = step.batch.seq_lens_cpu.numpy().astype(np.int64)
+        table.start[slots] = starts
+        table.start_gpu[step.index] = step.computed
+        table.block_size[slots] = np.clip(self.last_position + 1 - starts, 1, table.block_size[slots])
+
+    def _is_plain(self, step: DecodeStep) -> bool:
+        """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
+        alone = (self.table.block_size[step.slots] == 1) & ~self.table.is_diffusion(step.slots)
+        exact = self.requests.engine_samples[step.slots]
+        return bool((alone & exact).all()) and not step.batch.has_grammar
+
+    def _plain_decode(self, step: DecodeStep) -> GenerationBatchResult:
+        """AR requests only: one decode forward and SGLang's sampler, nothing of ours in between."""
+        batch, ones = step.batch, np.ones(step.size, dtype=np.int64)
+        blocks = self.verifier.blocks(step, np.arange(step.size), ones)
+        forward_batch = self.forward.forward_batch(blocks, step.seeds)
+        forward_batch.sampling_info = batch.sampling_info
+        forward_batch.return_logprob = batch.return_logprob
+        forward_batch.top_logprobs_nums = batch.top_logprobs_nums
+        forward_batch.token_ids_logprobs = batch.token_ids_logprobs
+        self.forward.count += 1
+        result = self._target_worker.forward_batch_generation(batch=None, forward_batch=forward_batch)
+        tokens = result.next_token_ids.to(torch.int64)
+        output = result.logits_output
+        if batch.return_logprob:  # [R] becomes [R, 1], the layout of speculative results
+            output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
+        modes, none = self.table.mode[step.slots], np.zeros(step.size, dtype=np.int64)
+        self.counters.step_begun(StepReport(step.reqs, modes, none, none, ones))
+        verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
+        return _result(step, verified, result.can_run_cuda_graph)
+
+    def _draft(self, step: DecodeStep) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Draft and denoise.
+
+        Returns the chains, int64 `[R, B]`, and for each request its draft forwards and the denoise forwards of a block
+        that is finished.
+        """
+        table, slots = self.table, step.slots
+        diffusion = table.is_diffusion(slots)
+        table.phase[slots[self._ended(step, diffusion)]] = BlockPhase.ENDED
+        going = table.phase[slots] != BlockPhase.ENDED
+        fresh = np.flatnonzero(going & diffusion & (table.phase[slots] == BlockPhase.NONE))
+        table.begin_blocks(
+            slots[fresh], table.start[slots[fresh]], step.seeds[table.on_device(fresh)], self.last_position
+        )
+        table.phase[slots[fresh[table.block_size[slots[fresh]] == 1]]] = BlockPhase.PLANNED
+        speculating = np.flatnonzero(
+            going & (table.mode[slots] == SELF_SPECULATION) & (table.block_size[slots] > 1)
+        )
+        picked = table.on_device(speculating)
+        table.lay_out(
+            step.index[picked], step.seeds[picked], table.on_device(table.block_size[slots[speculating]])
+        )
+        bound = self.settings.denoise_forwards if (going & ~diffusion).any() else UNBOUNDED
+        result = self.drafter.run(
+            slots[speculating], int(table.start[slots].max()) + self.settings.block_size, bound, only=slots
+        )
+        chain = torch.zeros(step.size, self.settings.block_size, dtype=torch.int64, device=step.seeds.device)
+        planned = table.on_device(np.flatnonzero(diffusion))
+        chain[planned] = table.blocks.tokens[step.index[planned]]
+        if result.drafts is not None:
+            chain[picked] = result.drafts
+        chain[:, 0] = step.seeds
+        drafted = np.zeros(step.size, dtype=np.int64)
+        drafted[speculating] = 1
+        done = diffusion & (table.phase[slots] == BlockPhase.PLANNED)
+        return chain, drafted, np.where(done, table.steps[slots], 0)
+
+    def _ended(self, step: DecodeStep, diffusion: np.ndarray) -> np.ndarray:
+        """Which rows have ended, as far as the host may know without waiting where it needs not wait.
+
+        Under the overlap schedule an ended request comes once more. One that speculates is drafted for in vain then.
+        """
+        unknown = np.zeros(step.size, dtype=bool)
+        if not (self.reads_flags or diffusion.any()):
+            return unknown
+        return self.requests.ended[step.index].cpu().numpy()
+
+
+def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> GenerationBatchResult:
+    new_lengths = step.batch.seq_lens + verified.lengths.to(step.batch.seq_lens.dtype)
+    return GenerationBatchResult(
+        logits_output=verified.output,
+        next_token_ids=verified.tokens.reshape(-1),
+        accept_lens=verified.lengths.to(torch.int32),
+        new_seq_lens=new_lengths,
+        next_draft_input=SeedRelay(verified.seeds, new_lengths),
+        speculative_num_draft_tokens=verified.tokens.shape[1],
+        can_run_cuda_graph=used_graph,
+    )
+
+
+def _slots(batch: Any) -> np.ndarray:
+    return np.array([req.kv.req_pool_idx for req in batch.reqs], dtype=np.int64)

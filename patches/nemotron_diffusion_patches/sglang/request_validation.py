@@ -1,0 +1,28 @@
+"""`TokenizerManager._create_tokenized_object`: validate before a streamed answer has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nemotron_diffusion_patches.sglang import HookPatch, around
+
+
+def patch(validate: Callable[[Any, Any], None]) -> HookPatch:
+    """`validate(tokenizer_manager, request)` raises ValueError for a request that cannot be honoured."""
+
+    def _create_tokenized_object(
+        original: Callable[..., Any], self: Any, *arguments: Any, **keywords: Any
+    ) -> Any:
+        request = original(self, *arguments, **keywords)
+        validate(self, request)
+        return request
+
+    return around(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object",
+        _create_tokenized_object,
+        name="request-validation",
+        reason="what the scheduler refuses reaches the client of a streaming request after status 200",
+        upstream="SGLang's own parameters are validated here, a plugin's are not",
+        remove_when="a speculative algorithm can validate requests",
+    )
