@@ -1,0 +1,96 @@
+"""The servers of the tests: which checkpoint each one serves, and how it is started."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.common.cases import Reference
+from tests.engines.sglang.launch import Server
+from tests.sglang.client import Client
+
+CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1"}
+"""The scheduler looks for lost KV slots whenever nothing runs, and ends with the server when it finds one."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a server is started.
+
+    Attributes:
+        environment_defaults: the server's decoding options, by environment instead of by flag.
+        page_size: tokens of a page of the KV pool.
+        logs_forwards: whether `tests.sglang.inside.forward_log` is loaded.
+        retracts: whether requests are retracted, which drafts a block again and so changes the counters.
+    """
+
+    checkpoint: str
+    context_length: int = 512
+    options: tuple[str, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    environment_defaults: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    page_size: int = 1
+    logs_forwards: bool = False
+    overlap: bool = True
+    retracts: bool = False
+
+    @property
+    def variables(self) -> dict[str, str]:
+        defaults = self.environment_defaults
+        named = {"NEMOTRON_DIFFUSION_OPTIONS": json.dumps(defaults)} if defaults else {}
+        return {**CHECKS, **named, **self.environment}
+
+    @property
+    def command_line(self) -> tuple[str, ...]:
+        flag = ("--decoding-options", json.dumps(self.defaults)) if self.defaults else ()
+        return (
+            *("--context-length", str(self.context_length), "--page-size", str(self.page_size)),
+            *(() if self.overlap else ("--disable-overlap-schedule",)),
+            *(*self.options, *flag),
+        )
+
+
+SETUPS: dict[str, Setup] = {
+    "trained": Setup("trained", logs_forwards=True),
+    # No step is scheduled ahead, and prompts are cut.
+    "sync": Setup("sharded", options=("--chunked-prefill-size", "16"), overlap=False),
+    "paged": Setup("plain", page_size=32, environment_defaults={"decoding_mode": "ar", "block_size": 16}),
+    # Too little KV for 16 requests, and one of them retracted in every tenth step; diffusion for who names no mode.
+    "pool": Setup(
+        "without-lora",
+        options=("--max-total-tokens", "700"),
+        defaults={"decoding_mode": "diffusion", "threshold": 0.6, "block_size": 16},
+        environment={"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "10"},
+        retracts=True,
+    ),
+    "triton": Setup(
+        "one-layer",
+        context_length=64,
+        options=("--attention-backend", "triton", "--max-total-tokens", "512"),
+        environment={"TRITON_INTERPRET": "1"},
+    ),
+}
+
+
+@dataclass
+class Running:
+    """A server that answers, a client of it, and the reference decoder with its limits."""
+
+    name: str
+    setup: Setup
+    server: Server
+    client: Client
+    reference: Reference
+    forward_log: Path
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        """The text of token ids as the server's tokenizer writes it, special tokens included."""
+        body = {"model": self.client.model, "tokens": token_ids, "skip_special_tokens": False}
+        return str(self.client.post(body, path="/detokenize").json()["text"])
+
+    def retractions(self, why: str) -> int:
+        """How many retractions the log tells of: "KV cache pool is full" or "Testing retraction"."""
+        return self.server.log.read_text(errors="replace").count(why)
