@@ -7,13 +7,16 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
-OPERATORS = ("accept", "block_attention", "commit", "pick")
+OPERATORS = ("accept", "accept_sampled", "block_attention", "commit", "low_rank", "pick")
 CALLS = """
 import sys, torch
 from nemotron_diffusion_kernels.accept import accept
+from nemotron_diffusion_kernels.accept_sampled import BlockLogits, accept_sampled
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.commit import Rules, commit
-from nemotron_diffusion_kernels.pick import pick
+from nemotron_diffusion_kernels.low_rank import add_low_rank, expand, shrink
+from nemotron_diffusion_kernels.noise import RowNoise
+from nemotron_diffusion_kernels.pick import Sampling, merge_shards, pick, pick_shard
 page = torch.ones(1, 16, 1, 32)
 index = torch.tensor([0, 1], dtype=torch.int32)
 block_attention(page[0, :1], page, page, index[None, :1], index, index[1:], index[1:] > 0,
@@ -21,6 +24,14 @@ block_attention(page[0, :1], page, page, index[None, :1], index, index[1:], inde
 pick(torch.zeros(1, 8), 3, backend=BACKEND)
 one, row = torch.ones(1, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
 accept(row[:, :3], row, one, one, backend=BACKEND)
+noise = Sampling(one.float(), RowNoise(one, one, one))
+pick(torch.zeros(1, 8), 3, sampling=noise, backend=BACKEND)
+merge_shards(pick_shard(torch.zeros(1, 8), 3, 8, sampling=noise, backend=BACKEND)[None])
+rows = BlockLogits(torch.zeros(4, 8), 0 * one)
+accept_sampled(row[:, :3], one, one, rows, one.float(), one, one, draft=rows, backend=BACKEND)
+y, weight = torch.ones(2, 8), torch.ones(8, 8)
+add_low_rank(y, y.clone(), weight, weight, 1.0, backend=BACKEND)
+expand(y, shrink(y, weight, backend=BACKEND), weight, 1.0, backend=BACKEND)
 commit(row, row > 0, one, one, row, row.float(), Rules(one, one.float(), one, one), backend=BACKEND)
 """
 

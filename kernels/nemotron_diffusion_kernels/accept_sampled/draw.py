@@ -1,5 +1,8 @@
 """The token after the accepted drafts in Triton: a draw in tiles of one row per request, then what is emitted."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# Triton reads the annotations of its kernels
+
 import torch
 import triton
 import triton.language as tl

@@ -1,5 +1,8 @@
 """Normalizers of the rows of ragged requests in Triton, in tiles of the vocabulary, and what all kernels share."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# Triton reads the annotations of its kernels
+
 import torch
 import triton
 import triton.language as tl

@@ -66,8 +66,8 @@ def _ranked(
     ids = torch.arange(vocab_start, vocab_start + values.shape[1], device=values.device)
     scores = numbers
     if sampling is not None:
-        noise = (part[:, None] for part in sampling.noise)
-        gumbel = gumbel_reference(uniform_reference(*noise, ids[None]))
+        seeds, positions, steps = (part[:, None] for part in sampling.noise)
+        gumbel = gumbel_reference(uniform_reference(seeds, positions, steps, ids[None]))
         scores = numbers.double() + sampling.temperature.double()[:, None] * gumbel
     left = torch.ones_like(scores, dtype=torch.bool)
     if mask_token_id is not None:

@@ -88,7 +88,7 @@ def test_every_output_is_written(monkeypatch):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_batch_matches_the_reference_and_the_plugin(data):
     rows, width = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 9))

@@ -90,10 +90,10 @@ def test_a_ragged_batch_matches_the_reference(dtype, monkeypatch):
     poison(monkeypatch)
     monkeypatch.setattr(normalizers, "_TILE", 64)
     monkeypatch.setattr(draw, "_TILE", 32)
-    batch = make_batch([4, 0, -1, 2, 9, 3], 4, 131, [1.0, 0.7, 1.0, 0.0, 3.0, 0.4], dtype, mask_token_id=100)
+    batch = make_batch([3, 0, -1, 2, 9, 2], 3, 121, [1.0, 0.7, 1.0, 0.0, 3.0, 0.4], dtype, mask_token_id=100)
     accepted, emitted, seeds, lengths = assert_matches(batch)
     assert accepted[2] == 0
-    assert emitted[2] == [-1] * 5
+    assert emitted[2] == [-1] * 4
     assert (seeds[2], lengths[2]) == (-1, 2003)
     for request in (0, 1, 3, 4, 5):
         count = accepted[request]
@@ -184,7 +184,7 @@ def test_no_requests_and_only_idle_requests():
     assert idle == [[0, 0], [[-1] * 4] * 2, [-1, -1], [3, 1003]]
 
 
-COUNT = 20000
+COUNT = 8000
 VERIFY = torch.tensor([[0.05, 0.4, 0.45, 0.05, 0.05], [0.6, 0.05, 0.05, 0.1, 0.2], [0.2, 0.2, 0.2, 0.3, 0.1]])
 DRAFT = torch.tensor([[0.6, 0.3, 0.02, 0.04, 0.04], [0.3, 0.1, 0.3, 0.2, 0.1]])
 
@@ -232,12 +232,10 @@ def test_emitted_tokens_are_distributed_as_the_verifiers(temperature, draft_temp
     first, second = torch.minimum(VERIFY[:2], DRAFT).sum(1).tolist()  # the chance that a draft is accepted
     assert result.accepted.double().mean().item() == pytest.approx(first * (1 + second), rel=0.05)
     few = {
-        name: BlockLogits(value.logits, value.first_rows[:16])
-        if isinstance(value, BlockLogits)
-        else value[:16]
+        name: BlockLogits(value.logits, value.first_rows[:6]) if isinstance(value, BlockLogits) else value[:6]
         for name, value in batch.items()
     }
-    assert assert_matches(few)[1] == result.emitted[:16].tolist()
+    assert assert_matches(few)[1] == result.emitted[:6].tolist()
 
 
 @pytest.mark.parametrize("drafts", ["picked", "drawn"])
@@ -264,7 +262,7 @@ def test_wrong_variants_are_caught(wrong):
         batch["mask_token_id"] = 0
     if wrong == "rows":  # q of the next position
         batch["draft"] = BlockLogits(batch["draft"].logits.flip(0), batch["draft"].first_rows)
-    assert misfit(accept_sampled(**batch, backend="torch")) > 20
+    assert misfit(accept_sampled(**batch, backend="torch")) > 10
 
 
 @settings(max_examples=8, deadline=None)

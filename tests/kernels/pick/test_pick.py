@@ -37,7 +37,7 @@ def random_logits(rows, vocabulary, dtype, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("vocabulary", [2, 3, 4095, 4096, 4097, 20000])
+@pytest.mark.parametrize("vocabulary", [2, 3, 4095, 4096, 4097, 9000])
 def test_matches_the_reference(dtype, vocabulary, device):
     logits = random_logits(3, vocabulary, dtype).to(device)
     for mask_token_id in (None, 0, vocabulary - 1):
@@ -142,7 +142,7 @@ def test_every_output_is_written(device, monkeypatch):
     assert_matches(random_logits(3, 9000, torch.bfloat16).to(device), MASK)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_row_matches_the_reference_and_the_plugin(data):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
