@@ -48,6 +48,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
         check_backends(model_runner.prefill_attention_backend_str, backend)
         self.kinds = block_kinds(_has_lora(model_runner.model))
         self._capturing: GraphKind | None = None
+        self._replaying: GraphKind | None = None
         self._metadata: dict[GraphKind, dict[str, Any]] = {}
         most = LOGITS_AT_ONCE // (
             model_runner.model_config.vocab_size * model_runner.decode_num_tokens_per_req()
@@ -93,7 +94,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
 
     def load_batch(self, forward_batch: ForwardBatch, pp_proxy_tensors: Any = None) -> None:
         """Put a forward over blocks where its graph reads it."""
-        kind = self._kind_to_replay(forward_batch)
+        self._replaying = kind = self._kind_to_replay(forward_batch)
         self._use_metadata(kind)
         super().load_batch(forward_batch, pp_proxy_tensors)
         if kind is GraphKind.DRAFT_LORA:
@@ -137,6 +138,9 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
 
     def _resolve_lora_variant(self, forward_batch: ForwardBatch) -> str:
         return self._kind_to_replay(forward_batch).value
+
+    def _glue_key(self, bs: int, actual_mode: str, attention_variant: str | None) -> tuple[Any, ...]:
+        return (*super()._glue_key(bs, actual_mode, attention_variant), self._replaying)
 
     def _kind_to_replay(self, forward_batch: ForwardBatch) -> GraphKind:
         kind = self.kind_of(forward_batch)

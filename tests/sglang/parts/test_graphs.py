@@ -30,6 +30,7 @@ PARENT_PARAMETERS = {
     "capture_one_shape": ["self", "size", "forward", "stream_idx", "variant_label", "attention_variant"],
     "get_spec_info": ["self", "num_tokens"],
     "_resolve_lora_variant": ["self", "forward_batch"],
+    "_glue_key": ["self", "bs", "actual_mode", "attention_variant"],
     "_set_profile_trace_tag": ["self", "bs", "stream_idx", "variant_label", "attention_variant"],
 }
 OWN = {"__init__", "kind_of", "_kind_to_replay", "_use_metadata"}
@@ -94,7 +95,8 @@ def test_backends_take_a_buffer_for_their_indices(module: str, backend: str, nam
 def stand_in(kinds: tuple[GraphKind, ...] = (GraphKind.VERIFY, GraphKind.DRAFT, GraphKind.DRAFT_LORA)) -> Any:
     """A runner of blocks of 4 that was never constructed, with what the methods under test read."""
     runner = object.__new__(runners()[1])
-    runner.kinds, runner.captured_req_width, runner._capturing = kinds, 4, None
+    runner.kinds, runner.captured_req_width = kinds, 4
+    runner._capturing = runner._replaying = runner._early_verify_metadata = None
     runner.lora_rows = torch.full((8, 1), 9.0)
     runner.buffers = SimpleNamespace(positions=torch.arange(8))
     runner.attn_backend = SimpleNamespace(target_verify_metadata=None)
@@ -133,7 +135,8 @@ ROWS = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
 
 
 def test_dispatch(parent_calls: list[tuple[Any, ...]]) -> None:
-    runner = stand_in()
+    runner, keys = stand_in(), set()
+    runner.capture_forward_mode = "TARGET_VERIFY"
     assert runner.can_run_graph(forward(None))
     assert runner.execute(forward(None)) == "decoded"
     assert not parent_calls
@@ -146,7 +149,9 @@ def test_dispatch(parent_calls: list[tuple[Any, ...]]) -> None:
         assert runner._resolve_lora_variant(batch) == kind
         runner.load_batch(batch)
         assert runner.attn_backend.target_verify_metadata == {"of": GraphKind(kind)}
+        keys.add(runner._glue_key(2, "TARGET_VERIFY", None))
         assert runner.execute(batch) == "replayed"
+    assert len(keys) == 3
     assert runner.model_runner.shared_read_done_event == "an earlier replay"
     assert runner.lora_rows[:, 0].tolist() == [1, 0, 1, 1, 0, 0, 0, 0]
 
