@@ -8,11 +8,12 @@ The exit status is 1 when a check failed.
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ if not torch.cuda.is_available():
 
 from benchmarks.attention_cases import attention_cases
 from benchmarks.cases import Case
+from benchmarks.low_rank_cases import low_rank_cases
 from benchmarks.row_cases import accept_cases, commit_cases, pick_cases
+from benchmarks.sampling_cases import accept_sampled_cases, drawn_pick_cases, shard_cases
 from benchmarks.timing import copy_bandwidth, device, median_seconds
 
 OPERATORS = {
@@ -30,7 +33,13 @@ OPERATORS = {
     "pick": pick_cases,
     "commit": commit_cases,
     "accept": accept_cases,
+    "pick_drawn": drawn_pick_cases,
+    "pick_shard": shard_cases,
+    "accept_sampled": accept_sampled_cases,
+    "low_rank": low_rank_cases,
 }
+ALL = "all"
+DEFAULT = ("block_attention", "pick", "commit", "accept")
 HEADER = ("operator", "shape", "implementation", "error", "µs", "TB/s", "of copy")
 
 
@@ -97,7 +106,10 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m benchmarks.kernels", description=(__doc__ or "").split(":")[0]
     )
     parser.add_argument(
-        "operators", nargs="*", metavar="OPERATOR", help=f"of {', '.join(OPERATORS)}; default all"
+        "operators",
+        nargs="*",
+        metavar="OPERATOR",
+        help=f"of {', '.join(OPERATORS)}, or {ALL}; default {', '.join(DEFAULT)}",
     )
     parser.add_argument("--small", action="store_true", help="tiny shapes; all that runs without a GPU")
     parser.add_argument(
@@ -107,8 +119,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=Path, help="markdown file to write, such as docs/benchmarks/kernels.md"
     )
+    parser.add_argument("--json", type=Path, help="JSON file to write, with every line of the table")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.operators) - set(OPERATORS))
+    unknown = sorted(set(options.operators) - {ALL, *OPERATORS})
     if unknown:
         parser.error(f"got operator {unknown[0]!r}, expected one of {', '.join(OPERATORS)}")
     if not options.small and not torch.cuda.is_available():
@@ -118,7 +131,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.manual_seed(seed)
     bandwidth = copy_bandwidth((1 << 22) if options.small else (1 << 30), options.seconds)
     lines: list[Line] = []
-    for operator in options.operators or OPERATORS:
+    operators = OPERATORS if ALL in options.operators else options.operators or DEFAULT
+    for operator in operators:
         for case in OPERATORS[operator](options.small, device()):
             lines += measure(case, options.seconds)
             print(f"{case.operator}: {case.shape}", file=sys.stderr, flush=True)
@@ -127,6 +141,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(f"# Kernels\n\n{text}", encoding="utf-8")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        results = {
+            "machine": machine(bandwidth, seed),
+            "copy_bytes_per_second": bandwidth,
+            "lines": [asdict(line) for line in lines],
+        }
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0 if all(line.is_good for line in lines) else 1
 
 

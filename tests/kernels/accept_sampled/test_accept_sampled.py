@@ -106,6 +106,18 @@ def test_the_default_tiles():
     assert_matches(make_batch([1], 1, 9001, 0.9, torch.bfloat16, mask_token_id=100))
 
 
+def test_elements_past_two_to_the_31(device):
+    if device.type != "cpu":
+        pytest.skip("needs 4 GB that only a CPU leaves untouched")
+    batch, far = make_batch([1, 0], 1, 40, 0.9, torch.bfloat16), 2**31 + 4096
+    storage = torch.empty(2 * far + 40, dtype=torch.bfloat16)  # memory that nobody touches costs nothing
+    logits = storage.as_strided((3, 40), (far, 1))
+    logits.copy_(batch["verify"].logits)
+    assert assert_matches({**batch, "verify": BlockLogits(logits, batch["verify"].first_rows)}) == (
+        assert_matches(batch)
+    )
+
+
 def test_drafts_that_were_not_drawn(monkeypatch):
     monkeypatch.setattr(draw, "_TILE", 32)
     batch = make_batch([3, 3, 3, 0], 3, 70, 0.8)
