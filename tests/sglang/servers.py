@@ -57,7 +57,12 @@ SETUPS: dict[str, Setup] = {
     "trained": Setup("trained", logs_forwards=True),
     # No step is scheduled ahead, and prompts are cut.
     "sync": Setup("sharded", options=("--chunked-prefill-size", "16"), overlap=False),
-    "paged": Setup("plain", page_size=32, environment_defaults={"decoding_mode": "ar", "block_size": 16}),
+    "paged": Setup(
+        "plain",
+        page_size=32,
+        environment_defaults={"decoding_mode": "ar", "block_size": 16},
+        environment={"TRITON_INTERPRET": "1"},  # pages are handed out by a Triton kernel
+    ),
     # Too little KV for 16 requests, and one of them retracted in every tenth step; diffusion for who names no mode.
     "pool": Setup(
         "without-lora",
