@@ -25,6 +25,7 @@ from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
 from nemotron_diffusion_plugin.sglang.log import logger
 
 MODELS = "nemotron_diffusion_plugin.sglang.models"
+FLAGS_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
 RESOLUTION_STEP = "handle_missing_default_values"
 """The step behind which the algorithm is selected: the model's path is known, nothing has been derived from it yet."""
 
@@ -54,7 +55,8 @@ def register_all() -> None:
         return
     _register_model()
     _register_algorithm()
-    HookRegistry.register("sglang.srt.server_args.ServerArgs.add_cli_args", flags.add_flags, HookType.AFTER)
+    if not any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ())):
+        HookRegistry.register(FLAGS_TARGET, flags.add_flags, HookType.AFTER)
     for patch in engine_patches():
         patch.apply()
 
@@ -78,8 +80,12 @@ def _register_model() -> None:
 
 def _register_algorithm() -> None:
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+    from sglang.srt.speculative.spec_registry import get_spec
 
     from nemotron_diffusion_plugin.sglang.algorithm import BlockAlgorithm
+
+    if get_spec(ALGORITHM) is not None:
+        return
 
     @SpeculativeAlgorithm.register(ALGORITHM, supports_overlap=True, spec_class=BlockAlgorithm)
     def worker(server_args: Any) -> type:

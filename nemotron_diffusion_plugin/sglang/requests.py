@@ -117,25 +117,30 @@ def give_back_seed(req: Any) -> None:
     """Before a diffusion request is retracted: keep its last token as the seed to resume with.
 
     SGLang prefills prompt and output again and samples a token behind them. For diffusion that token would come from a
-    causal forward and shift every later block, so the last one is taken back and becomes the prefill's result.
+    causal forward and shift every later block, so the last one is taken back and becomes the prefill's result, with the
+    log-probability it had.
     """
     if not len(req.output_ids):
         return
-    setattr(req, _SEED, int(req.output_ids[-1]))
+    seed, logprob = int(req.output_ids[-1]), None
     del req.output_ids[-1]
-    logprob = req.logprob
-    if not req.return_logprob or logprob is None:
-        return
-    for kind in ("token_logprobs", "top_logprobs", "token_ids_logprobs"):
-        for part in ("val", "idx"):
-            values = getattr(logprob, f"output_{kind}_{part}", None)
-            if values is not None and len(values) > len(req.output_ids):
-                del values[len(req.output_ids) :]
+    if req.return_logprob and req.logprob is not None:
+        for kind in ("token_logprobs", "top_logprobs", "token_ids_logprobs"):
+            for part in ("val", "idx"):
+                values = getattr(req.logprob, f"output_{kind}_{part}", None)
+                if values is not None and len(values) > len(req.output_ids):
+                    if (kind, part) == ("token_logprobs", "val"):
+                        logprob = float(values[-1])
+                    del values[len(req.output_ids) :]
+    setattr(req, _SEED, (seed, logprob))
 
 
-def forced_seed(req: Any) -> int | None:
-    """The seed a retracted request resumes with, once its prefill is complete; None for every other request."""
-    seed: int | None = getattr(req, _SEED, None)
-    if seed is not None and req.inflight_middle_chunks <= 0:
+def take_forced_seed(req: Any) -> tuple[int | None, float | None]:
+    """The seed a retracted request resumes with and its log-probability; None twice for every other request.
+
+    It is taken with the last chunk of the prompt; the result of an earlier chunk is nobody's.
+    """
+    forced: tuple[int | None, float | None] = getattr(req, _SEED, (None, None))
+    if forced[0] is not None and req.inflight_middle_chunks <= 0:
         delattr(req, _SEED)
-    return seed
+    return forced

@@ -55,3 +55,9 @@ class StepReport:
     drafted: np.ndarray
     denoised: np.ndarray
     widths: np.ndarray
+
+
+def slots_of(batch: Any) -> np.ndarray:
+    """The request slot of each request of SGLang's batch, int64 `[R]`; a request that has just ended has lost its own."""
+    slots: np.ndarray = batch.req_pool_indices_cpu.numpy().astype(np.int64)
+    return slots

@@ -18,10 +18,11 @@ from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, Bl
 from nemotron_diffusion_plugin.sglang import admission, counters
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
-from nemotron_diffusion_plugin.sglang.requests import Requests, forced_seed
+from nemotron_diffusion_plugin.sglang.prefill import Prefill
+from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.settings import settings_of
 from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
-from nemotron_diffusion_plugin.sglang.step import DecodeStep, StepReport
+from nemotron_diffusion_plugin.sglang.step import DecodeStep, StepReport, slots_of
 from nemotron_diffusion_plugin.sglang.verification import Verified, Verifier
 
 
@@ -73,6 +74,7 @@ class BlockWorker(BaseSpecWorker):
         picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__)
         self.drafter = Drafter(self.table, self.forward, picker)
         self.verifier = Verifier(self.forward, self.requests)
+        self.prefill = Prefill(self._target_worker, self.requests, self.verifier, config.context_len)
 
     def init_cuda_graphs(self) -> None:
         """Graphs of the draft forward are captured beside the target's (`graphs.py`)."""
@@ -105,7 +107,8 @@ class BlockWorker(BaseSpecWorker):
     ) -> GenerationBatchResult:
         """Run a prefill, or one step of draft and verify, and return what each request emits."""
         if batch.forward_mode.is_extend():
-            result = self._prefill(batch)
+            self.counters.engine_forward("causal")
+            result = self.prefill.run(batch)
         elif batch.forward_mode == ForwardMode.DECODE:
             result = self._decode(batch, grammar_barrier)
         else:
@@ -117,24 +120,8 @@ class BlockWorker(BaseSpecWorker):
             on_publish(result.new_seq_lens)
         return result
 
-    def _prefill(self, batch: Any) -> GenerationBatchResult:
-        """SGLang's own forward and sampler; a retracted diffusion request resumes with the seed it had."""
-        self.counters.engine_forward("causal")
-        result = self._target_worker.forward_batch_generation(batch)
-        for row, req in enumerate(batch.reqs):
-            self.requests.take(req, self.last_position + 2)
-            seed = forced_seed(req)
-            if seed is not None:
-                result.next_token_ids[row] = seed
-        slots = _slots(batch)
-        tokens = result.next_token_ids.to(torch.int64).reshape(-1)
-        self.requests.counts.add(slots, tokens[:, None], torch.ones_like(tokens))
-        result.new_seq_lens = batch.seq_lens
-        result.next_draft_input = SeedRelay(tokens, batch.seq_lens)
-        return result
-
     def _decode(self, batch: Any, grammar_barrier: Any) -> GenerationBatchResult:
-        slots = _slots(batch)
+        slots = slots_of(batch)
         step = DecodeStep(
             batch,
             slots,
@@ -256,7 +243,3 @@ def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> G
         speculative_num_draft_tokens=verified.tokens.shape[1],
         can_run_cuda_graph=used_graph,
     )
-
-
-def _slots(batch: Any) -> np.ndarray:
-    return np.array([req.kv.req_pool_idx for req in batch.reqs], dtype=np.int64)
