@@ -188,6 +188,17 @@ CASES = {
         },
         ["scale"],
     ),
+    "low rank, the widest": (
+        "low_rank.triton",
+        "_fused_kernel",
+        4,
+        {**dict.fromkeys("yxab", "*fp32"), "flags": "*i1"},
+        {
+            **{"RANK": 256, "ROWS": 16, "DEPTH": 32, "RANKS": 256, "COLUMNS": 32, "TILES": 4},
+            **{"ALL": False, "WIDEN": False},
+        },
+        ["scale"],
+    ),
     "low rank shrink": (
         "low_rank.triton",
         "_shrink_kernel",

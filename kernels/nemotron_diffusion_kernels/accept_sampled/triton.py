@@ -124,6 +124,7 @@ def accept_sampled_triton(
     excluded = -1 if mask_token_id is None else mask_token_id
     verify_sums, verify_ids = sum_rows(verify, num_drafts, width, temperature, -1, has_extra=True)
     tiles = verify_ids.shape[2]
+    columns, padded_tiles = triton.next_power_of_2(width + 1), triton.next_power_of_2(tiles)
     drawn_from: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
     draft_sums = None
     if draft is not None and width:
@@ -154,10 +155,10 @@ def accept_sampled_triton(
         excluded,
         tiles,
         DRAFTS=width,
-        COLUMNS=triton.next_power_of_2(width + 1),
-        TILES=triton.next_power_of_2(tiles),
+        COLUMNS=columns,
+        TILES=padded_tiles,
         DRAWN=draft_sums is not None,
-        num_warps=4,
+        num_warps=max(4, min(16, columns * padded_tiles // 256)),
     )
     return draw(
         drafts,

@@ -11,8 +11,9 @@ import triton.language as tl
 from ..backends import is_interpreted
 
 _ROWS = 16
-_DEPTH = 128
-_COLUMNS = 64
+_MAX_DEPTH = 128
+_TILE_BYTES = 32 << 10  # of A or B in shared memory, held several times to load ahead
+_MAX_COLUMNS = 64
 _FUSED_TILES = 4  # tiles of columns per program of the fused kernel
 _RANKS = 16  # rows of A per program of the shrinking kernel
 
@@ -176,6 +177,11 @@ def _widens(like: torch.Tensor) -> bool:
     return is_interpreted() and like.dtype == torch.bfloat16
 
 
+def _fitting(most: int, ranks: int, like: torch.Tensor) -> int:
+    """How many columns of A, or rows of B, a tile of that many ranks has: at most `most`, a power of two."""
+    return max(16, min(most, _TILE_BYTES // (ranks * like.element_size())))
+
+
 def add_low_rank_triton(
     y: torch.Tensor,
     x: torch.Tensor,
@@ -188,7 +194,9 @@ def add_low_rank_triton(
     num_rows, width = y.shape
     if num_rows == 0 or width == 0:
         return
-    grid = (triton.cdiv(num_rows, _ROWS), triton.cdiv(width, _COLUMNS * _FUSED_TILES))
+    ranks = max(16, triton.next_power_of_2(a.shape[0]))
+    columns = _fitting(_MAX_COLUMNS, ranks, b)
+    grid = (triton.cdiv(num_rows, _ROWS), triton.cdiv(width, columns * _FUSED_TILES))
     _fused_kernel[grid](
         y,
         x,
@@ -205,9 +213,9 @@ def add_low_rank_triton(
         b.stride(0),
         RANK=a.shape[0],
         ROWS=_ROWS,
-        DEPTH=_DEPTH,
-        RANKS=max(16, triton.next_power_of_2(a.shape[0])),
-        COLUMNS=_COLUMNS,
+        DEPTH=_fitting(_MAX_DEPTH, ranks, a),
+        RANKS=ranks,
+        COLUMNS=columns,
         TILES=_FUSED_TILES,
         ALL=rows is None,
         WIDEN=_widens(y),
@@ -232,7 +240,7 @@ def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -
         a.stride(0),
         RANK=rank,
         ROWS=_ROWS,
-        DEPTH=_DEPTH,
+        DEPTH=_fitting(_MAX_DEPTH, _RANKS, a),
         RANKS=_RANKS,
         ALL=rows is None,
         WIDEN=_widens(x),
@@ -248,7 +256,9 @@ def expand_triton(
     num_rows, width = y.shape
     if num_rows == 0 or width == 0:
         return
-    _expand_kernel[(triton.cdiv(num_rows, _ROWS), triton.cdiv(width, _COLUMNS))](
+    ranks = max(16, triton.next_power_of_2(b.shape[1]))
+    columns = _fitting(_MAX_COLUMNS, ranks, b)
+    _expand_kernel[(triton.cdiv(num_rows, _ROWS), triton.cdiv(width, columns))](
         y,
         low,
         b,
@@ -261,8 +271,8 @@ def expand_triton(
         b.stride(0),
         RANK=b.shape[1],
         ROWS=_ROWS,
-        RANKS=max(16, triton.next_power_of_2(b.shape[1])),
-        COLUMNS=_COLUMNS,
+        RANKS=ranks,
+        COLUMNS=columns,
         ALL=rows is None,
         WIDEN=_widens(y),
         num_warps=4,
