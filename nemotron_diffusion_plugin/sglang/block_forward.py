@@ -16,8 +16,11 @@ from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
-RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4", "trtllm_mha"})
+RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4"})
 """Attention backends that take blocks of unequal width in one forward; the others get one forward per width."""
+
+BACKENDS = RAGGED_BACKENDS | {"flashinfer", "triton"}
+"""Attention backends that can do what a draft needs: blocks of any width whose rows see each other."""
 
 
 @dataclass
@@ -90,9 +93,9 @@ class BlockForward:
         laid = lay_out_rows(widths, starts, counts)
         pool = self.runner.req_to_token_pool.req_to_token
         locations = pool[index[laid.owner], laid.positions].to(torch.int64)
-        layout = None
-        if self.ragged and len(np.unique(widths)) > 1:
-            layout = _ragged_layout(widths, counts)
+        # Without a layout these backends take every block to be as wide as the server's draft.
+        is_whole = bool((widths == self.table.settings.block_size).all())
+        layout = _ragged_layout(widths, counts) if self.ragged and not is_whole else None
         return PreparedBlocks(
             laid.offsets,
             laid.owner,

@@ -17,8 +17,13 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     An algorithm that the user named stays. Raises `OptionError` for bad server defaults and ValueError for another
     number of draft tokens than the model's block.
     """
-    from sglang.srt.arg_groups.model_override_base import model_config_of, resolving_view
+    from sglang.srt.arg_groups.model_override_base import (
+        is_attention_backend_not_set,
+        model_config_of,
+        resolving_view,
+    )
     from sglang.srt.arg_groups.overrides import declare_resolution
+    from sglang.srt.runtime_context import get_platform
 
     previous(server_args)
     given = resolving_view(server_args)
@@ -33,6 +38,9 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
             f"speculative_num_draft_tokens: got {given.speculative_num_draft_tokens}, expected {settings.block_size}, "
             "the model's block size; choose smaller blocks with the option block_size"
         )
+    if is_attention_backend_not_set(given) and get_platform().is_sm100:
+        # SGLang's default there, trtllm_mha, takes the width of every block from the server's arguments.
+        declare_resolution(server_args, "nemotron_diffusion", attention_backend="triton")
     declare_resolution(
         server_args,
         "nemotron_diffusion",
@@ -55,6 +63,8 @@ def refuse_unsupported(server_args: Any) -> None:
         ("pp_size", 1, "a draft forward needs the whole model on one rank; use --tp-size"),
         ("enable_dp_attention", False, "every rank must see all tokens; use --tp-size or several servers"),
         ("enable_lora", False, "requests cannot bring adapters of their own yet"),
+        ("enable_pdmux", False, "prefill and blocks share one set of attention buffers"),
+        ("enable_two_batch_overlap", False, "a block cannot be split over two batches"),
         ("disaggregation_mode", "null", "blocks are drafted where the prompt was prefilled"),
     ):
         value = getattr(server_args, name, expected)

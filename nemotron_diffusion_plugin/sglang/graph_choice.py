@@ -18,7 +18,7 @@ class GraphKind(Enum):
     DRAFT_LORA = "draft_lora"
 
 
-GRAPH_BACKENDS = ("fa3", "fa4", "flashinfer", "triton", "trtllm_mha")
+GRAPH_BACKENDS = ("fa3", "fa4", "flashinfer", "triton")
 """Attention backends whose graphs honour the bidirectional view of a draft, by their source."""
 
 

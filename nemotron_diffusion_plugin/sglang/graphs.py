@@ -25,7 +25,7 @@ from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
 GRAPH_METADATA = ("prefill_cuda_graph_metadata", "target_verify_metadata")
 """Where attention backends keep what a graph of a batch size reads. The key is the batch size alone, so that a second
-graph of a size would replace what the first one still reads (FlashInfer's plan, the row map of trtllm_mha)."""
+graph of a size would replace what the first one still reads (FlashInfer's plan)."""
 
 INDEX_DTYPES = {"flashinfer": torch.int32, "triton": torch.int64}
 """Backends that size their KV indices for one sequence per captured token unless they are given a buffer."""

@@ -79,3 +79,40 @@ class BlockPass(SpecInput):
         super().__init__(SpecInputType.UNO_VERIFY)
         self.num_tokens_per_req = self.draft_token_num
         self.num_tokens_for_logprob_per_req = self.draft_token_num
+
+    def generate_attn_arg_prefill(
+        self,
+        *,
+        req_pool_indices: torch.Tensor,
+        paged_kernel_lens: torch.Tensor,
+        paged_kernel_lens_sum: int,
+        translator: Any,
+        plan: Any,
+        kv_start_idx: torch.Tensor | None = None,
+        kv_indices_buf: torch.Tensor | None = None,
+        **keywords: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        """What FlashInfer plans a forward over blocks of one width by.
+
+        `paged_kernel_lens`, `[R]`, are the tokens before the blocks and `paged_kernel_lens_sum` their sum. Returns the
+        KV slots, the ends of each request's slots, the ends of each request's rows, and no mask: causal or not is the
+        attention layer's.
+        """
+        size, width = req_pool_indices.numel(), self.draft_token_num
+        device = req_pool_indices.device
+        rows = torch.arange(0, (size + 1) * width, step=width, dtype=torch.int32, device=device)
+        lengths = paged_kernel_lens + width
+        ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        slots = kv_indices_buf
+        if slots is None:
+            slots = torch.empty(paged_kernel_lens_sum + width * size, dtype=torch.int32, device=device)
+        translator.pack_read_stream(
+            plan,
+            req_pool_indices=req_pool_indices,
+            seq_lens=lengths,
+            indptr=ends,
+            out=slots,
+            kv_start_idx=kv_start_idx,
+            **keywords,
+        )
+        return slots, ends, rows, None

@@ -58,6 +58,9 @@ class StepReport:
 
 
 def slots_of(batch: Any) -> np.ndarray:
-    """The request slot of each request of SGLang's batch, int64 `[R]`; a request that has just ended has lost its own."""
+    """The request slot of each request of SGLang's batch, int64 `[R]`.
+
+    The batch's own list: a request that has just ended has lost its slot.
+    """
     slots: np.ndarray = batch.req_pool_indices_cpu.numpy().astype(np.int64)
     return slots

@@ -16,7 +16,7 @@ from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.sglang import admission, counters
-from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
+from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.prefill import Prefill
 from nemotron_diffusion_plugin.sglang.requests import Requests
@@ -69,12 +69,21 @@ class BlockWorker(BaseSpecWorker):
         )
         self.table = self.requests.table
         self.last_position = config.context_len - 2
-        backend = self.server_args.attention_backend
-        self.forward = BlockForward(self._target_worker, self.table, backend)
+        self.forward = BlockForward(self._target_worker, self.table, self._attention_backend())
         picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__)
         self.drafter = Drafter(self.table, self.forward, picker)
         self.verifier = Verifier(self.forward, self.requests)
         self.prefill = Prefill(self._target_worker, self.requests, self.verifier, config.context_len)
+
+    def _attention_backend(self) -> str:
+        runner = self.model_runner
+        names = {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
+        if len(names) > 1 or not names <= BACKENDS:
+            raise ValueError(
+                f"attention_backend: got {', '.join(sorted(names))}, expected one of {', '.join(sorted(BACKENDS))} for "
+                "prefill and decode; use --attention-backend"
+            )
+        return str(names.pop())
 
     def init_cuda_graphs(self) -> None:
         """Graphs of the draft forward are captured beside the target's (`graphs.py`)."""
