@@ -50,7 +50,9 @@ def _process_batch_result(
     original: Callable[..., Any], self: Any, batch: Any, *arguments: Any, **keywords: Any
 ) -> Any:
     result = original(self, batch, *arguments, **keywords)
-    tokens = {req.rid: len(req.output_ids) for req in batch.reqs}
+    tokens = {
+        req.rid: len(req.output_ids) if req.finished_len is None else req.finished_len for req in batch.reqs
+    }
     with Path(os.environ[VARIABLE]).open("a") as file:
         file.write(json.dumps({"forwards": _forwards, "tokens": tokens}) + "\n")
     return result

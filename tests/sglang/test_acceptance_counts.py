@@ -1,0 +1,75 @@
+"""What the server reports about speculation is what the reference decoder counts, and the drafter LoRA is in it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.common.cases import MODES, Case, prompt
+from tests.sglang.servers import Running
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.parametrize("running", ["trained"], indirect=True, scope="session"),
+]
+
+
+def cases(running: Running, **options: object) -> list[Case]:
+    vocab = running.reference.config.vocab_size
+    return [
+        Case(prompt(random.Random(seed), 10 + seed, vocab), 80, dict(options), ignore_eos=True)
+        for seed in range(4)
+    ]
+
+
+def test_served_drafts_use_the_lora(running: Running) -> None:
+    """With and without the adapter the served acceptance is the reference's, and the two differ."""
+    mode, counts = "self_speculation", {}
+    for active in (True, False):
+        some = cases(running, decoding_mode=mode, draft_lora=active)
+        expected = [running.reference.generate(case) for case in some]
+        counts[active] = (
+            sum(len(answer.accepted) for answer in expected),
+            sum(sum(answer.accepted) for answer in expected),
+        )
+        before = running.client.settled()
+        answers = running.client.complete_all(some)
+        after = running.client.settled()
+        assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
+        cycles = after.mode("cycles", mode) - before.mode("cycles", mode)
+        drafts = after.mode("accepted_drafts", mode) - before.mode("accepted_drafts", mode)
+        assert (cycles, drafts) == counts[active]
+    assert counts[True] != counts[False]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tokens_per_forward(running: Running, mode: str) -> None:
+    """Tokens per forward computed from the metrics is the reference's."""
+    case = cases(running, decoding_mode=mode)[3]
+    expected = running.reference.generate(case)
+    before = running.client.settled()
+    assert running.client.complete(case).token_ids == expected.token_ids
+    after = running.client.settled()
+    tokens = after.mode("generated_tokens", mode) - before.mode("generated_tokens", mode)
+    forwards = sum(after.forwards(mode).values()) - sum(before.forwards(mode).values()) - 1
+    assert tokens / forwards == pytest.approx(expected.tokens_per_forward)
+
+
+def test_sglang_counts_the_same_cycles(running: Running) -> None:
+    """`meta_info` of an answer tells SGLang's own count of verify steps."""
+    [case, *_] = cases(running, decoding_mode="self_speculation")
+    expected = running.reference.generate(case)
+    assert running.client.complete(case).meta["spec_verify_ct"] == len(expected.accepted) > 0
+
+
+def test_waiting_for_a_block_is_no_verify_step(running: Running) -> None:
+    """A diffusion request that waits beside an AR request counts one verify step a block, as it does alone."""
+    vocab = running.reference.config.vocab_size
+    slow = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 2}
+    case = Case(prompt(random.Random(1), 12, vocab), 97, slow, ignore_eos=True)
+    beside = Case(prompt(random.Random(2), 12, vocab), 120, {"decoding_mode": "ar"}, ignore_eos=True)
+    with running.client.in_background([beside]):
+        answer = running.client.complete(case)
+    assert answer.token_ids == running.reference.generate(case).token_ids
+    assert answer.meta["spec_verify_ct"] == running.reference.generate(case).verify_forwards
