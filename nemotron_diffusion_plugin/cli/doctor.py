@@ -30,6 +30,7 @@ def doctor(
     for title, run in (
         ("installation", system_checks.installation),
         ("vLLM", system_checks.vllm if engines else None),
+        ("SGLang", system_checks.sglang if engines else None),
         (f"checkpoint {model}", lambda: checkpoint_checks.checkpoint(model, console)),
     ):
         if run is None:

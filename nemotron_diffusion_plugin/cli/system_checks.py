@@ -1,8 +1,10 @@
-"""Doctor's checks of the machine: versions, entry points, GPU and what is registered with vLLM."""
+"""Doctor's checks of the machine: versions, entry points, GPU and what is registered with vLLM and SGLang."""
 
 import importlib.util
 import platform
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 from .. import __version__
 
@@ -13,6 +15,7 @@ _REQUIRED = ("torch", "transformers", "safetensors", "tokenizers")
 _ENGINES = ("vllm", "sglang")
 _ENTRY_POINTS = {
     "vllm.general_plugins": ("nemotron_diffusion", "nemotron_diffusion_plugin.vllm:register"),
+    "sglang.srt.plugins": ("nemotron_diffusion", "nemotron_diffusion_plugin.sglang:register"),
     "console_scripts": ("nemotron-diffusion", "nemotron_diffusion_plugin.cli:app"),
 }
 
@@ -34,13 +37,36 @@ def installation() -> list[Row]:
 
 def vllm() -> list[Row]:
     """Register the plugin with an installed vLLM and ask it what is in place."""
-    if importlib.util.find_spec("vllm") is None:
-        return [("vllm", True, "not installed, nothing to check")]
-    from .. import vllm as plugin
 
-    try:
+    def register() -> Any:
+        from .. import vllm as plugin
+
         plugin.register()
-        return plugin.diagnose()
+        return plugin
+
+    return _registrations("vllm", register)
+
+
+def sglang() -> list[Row]:
+    """Register the plugin with an installed SGLang, put its hooks in place as SGLang does, and ask what is in place."""
+
+    def register() -> Any:
+        from sglang.srt.plugins.hook_registry import HookRegistry
+
+        from .. import sglang as plugin
+
+        plugin.register()
+        HookRegistry.apply_hooks()
+        return plugin
+
+    return _registrations("sglang", register)
+
+
+def _registrations(engine: str, register: Callable[[], Any]) -> list[Row]:
+    if importlib.util.find_spec(engine) is None:
+        return [(engine, True, "not installed, nothing to check")]
+    try:
+        return register().diagnose()
     except Exception as error:  # any engine failure is a finding to show, not a crash of the doctor
         return [("registration", False, f"{type(error).__name__}: {error}")]
 

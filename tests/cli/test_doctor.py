@@ -1,5 +1,8 @@
+import importlib
 import json
 import shutil
+import sys
+import types
 
 import pytest
 import torch
@@ -110,20 +113,59 @@ def test_installation_lists_versions_and_says_what_to_install(monkeypatch):
     rows = {name: (good, detail) for name, good, detail in system_checks.installation()}
     assert rows["torch"] == (False, "not installed, pip install torch")
     assert rows["vllm"] == (True, "not installed")
-    assert not rows["entry point vllm.general_plugins"][0]
+    assert rows["sglang"] == (True, "not installed")
+    for group in ("vllm.general_plugins", "sglang.srt.plugins", "console_scripts"):
+        good, detail = rows[f"entry point {group}"]
+        assert not good
+        assert "is missing, install the package" in detail
 
 
-def test_a_failing_engine_is_a_finding(monkeypatch):
-    from nemotron_diffusion_plugin import vllm as plugin
-
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_failing_engine_is_a_finding(engine, monkeypatch):
     def fail():
         raise RuntimeError("engine is broken")
 
+    plugin = importlib.import_module(f"nemotron_diffusion_plugin.{engine}")
+    check = getattr(system_checks, engine)
     monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    stand_in_for_sglang(monkeypatch)
     monkeypatch.setattr(plugin, "register", fail)
-    assert system_checks.vllm() == [("registration", False, "RuntimeError: engine is broken")]
+    assert check() == [("registration", False, "RuntimeError: engine is broken")]
     monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: None)
-    assert system_checks.vllm() == [("vllm", True, "not installed, nothing to check")]
+    assert check() == [(engine, True, "not installed, nothing to check")]
+
+
+def test_hooks_of_sglang_are_in_place_before_it_is_asked(monkeypatch):
+    from nemotron_diffusion_plugin import sglang as plugin
+
+    calls = []
+    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    stand_in_for_sglang(monkeypatch, lambda: calls.append("hooks"))
+    monkeypatch.setattr(plugin, "register", lambda: calls.append("register"))
+    monkeypatch.setattr(plugin, "diagnose", lambda: calls.append("diagnose") or [("patch", True, "reason")])
+    assert system_checks.sglang() == [("patch", True, "reason")]
+    assert calls == ["register", "hooks", "diagnose"]
+
+
+def stand_in_for_sglang(monkeypatch, apply_hooks=lambda: None):
+    """SGLang's hook registry, where SGLang is not installed too."""
+    registry = types.ModuleType("sglang.srt.plugins.hook_registry")
+    registry.HookRegistry = types.SimpleNamespace(apply_hooks=apply_hooks)
+    packages = [types.ModuleType(name) for name in ("sglang", "sglang.srt", "sglang.srt.plugins")]
+    for module in (*packages, registry):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_no_engine_is_imported_unless_it_is_asked_for(run, random_checkpoint, monkeypatch):
+    monkeypatch.setattr(system_checks, "installation", lambda: [])
+    for engine in ("vllm", "sglang"):
+        monkeypatch.setattr(system_checks, engine, lambda engine=engine: [(f"{engine} patch", False, "gone")])
+    result = run("doctor", random_checkpoint, "--no-engines")
+    assert result.exit_code == 0, result.output
+    result = run("doctor", random_checkpoint)
+    assert result.exit_code == 1
+    assert "2 checks failed" in result.output
+    assert [line.split()[1] for line in result.output.splitlines() if "WRONG" in line] == ["vllm", "sglang"]
 
 
 def test_details_are_shown_as_they_are(run, random_checkpoint, monkeypatch):

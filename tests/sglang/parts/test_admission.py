@@ -1,0 +1,179 @@
+"""The admission checks on SGLang's own sampling parameters, in the scheduler and in the tokenizer manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sglang")
+
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+from nemotron_diffusion_plugin.options import DecodingMode, OptionError
+from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang import admission
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.settings import VARIABLE
+from tests.common.bad_options import OPTIONS
+
+pytestmark = pytest.mark.engine
+
+DIFFUSION = {"decoding_mode": "diffusion"}
+NOT_OURS = {"threshold": "not ours"}
+SETTINGS = ServerSettings.read(32, None)
+CONSTRAINTS = {"json_schema": "{}", "regex": "a+", "ebnf": "root ::= 'a'", "structural_tag": "{}"}
+REFUSED_IN_DIFFUSION: list[tuple[dict[str, Any], object]] = [
+    ({"top_p": 0.5}, 1.0),
+    ({"top_k": 4}, -1),
+    ({"min_p": 0.1}, 0.0),
+    ({"presence_penalty": 0.1}, 0.0),
+    ({"frequency_penalty": -0.1}, 0.0),
+    ({"repetition_penalty": 1.1}, 1.0),
+    ({"logit_bias": {"5": 1.0}}, None),
+    *(({name: value}, None) for name, value in CONSTRAINTS.items()),
+]
+
+
+@pytest.fixture(autouse=True)
+def _server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import sglang.srt.runtime_context as context
+
+    before = admission._settings
+    admission.configure(SETTINGS)
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=ALGORITHM))
+    yield
+    monkeypatch.setattr(admission, "_settings", before)
+
+
+def request(options: Any = None, **params: Any) -> Any:
+    """A request as the scheduler has it; names that are not sampling parameters become its own."""
+    own = {name: params.pop(name) for name in admission._REFUSED if name in params}
+    return SimpleNamespace(
+        sampling_params=SamplingParams(**{"temperature": 0.7, **params}, custom_params=options),
+        eos_token_ids={2},
+        tokenizer=None,
+        **own,
+    )
+
+
+def refused(req: Any) -> str | None:
+    """What both checks say, which must be the same."""
+    manager = SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32)))
+    message = admission.problem(req)
+    said = None
+    try:
+        admission.validate_tokenized(manager, req)
+    except OptionError as error:
+        said = str(error)
+    assert said == message
+    return message
+
+
+def test_good_requests_pass() -> None:
+    for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": 0}):
+        assert refused(request(options, sampling_seed=1)) is None
+        assert refused(request(options, temperature=0.0, max_new_tokens=5, stop=["x"], n=2)) is None
+
+
+@pytest.mark.parametrize(("options", "named"), OPTIONS[:-1], ids=str)
+def test_bad_options_are_named(options: dict[str, Any], named: list[str]) -> None:
+    message = refused(request(options))
+    assert message is not None
+    assert all(part in message for part in named)
+
+
+@pytest.mark.parametrize(
+    ("params", "neutral"),
+    REFUSED_IN_DIFFUSION,
+    ids=[next(iter(params)) for params, _ in REFUSED_IN_DIFFUSION],
+)
+def test_what_diffusion_cannot_honour(params: dict[str, Any], neutral: object) -> None:
+    [(name, value)] = params.items()
+    with pytest.raises(OptionError) as expected:
+        refuse_in_diffusion({name: (value, neutral)}, SETTINGS.options(DIFFUSION), constraints=CONSTRAINTS)
+    assert refused(request(DIFFUSION, **params)) == str(expected.value)
+    for mode in ("ar", "self_speculation"):
+        assert refused(request({"decoding_mode": mode}, **params)) is None
+
+
+def test_a_thinking_budget_needs_another_mode() -> None:
+    message = refused(request({**DIFFUSION, "thinking_budget": 5}))
+    assert message is not None
+    assert message.startswith("field 'thinking_budget': got 5, expected None with decoding_mode 'diffusion'")
+    assert refused(request({"thinking_budget": 5})) is None
+
+
+@pytest.mark.parametrize("top_k", [-1, None])
+def test_top_k_that_means_all_tokens(top_k: int | None) -> None:
+    assert refused(request(DIFFUSION, top_k=top_k)) is None
+
+
+def test_greedy_is_top_k_1_for_sglang() -> None:
+    assert refused(request(DIFFUSION, temperature=0.0)) is None
+    assert refused(request(DIFFUSION, temperature=0.0, top_k=1)) is None
+
+
+@pytest.mark.parametrize("name", admission._REFUSED)
+@pytest.mark.parametrize("mode", DecodingMode)
+def test_what_no_mode_can_honour(name: str, mode: DecodingMode) -> None:
+    options = {"decoding_mode": mode.value}
+    assert refused(request(options, **{name: "a value"})) == (
+        f"field '{name}': got a value, expected none: this model's server cannot honour it"
+    )
+    for nothing in (None, False):
+        assert refused(request(options, **{name: nothing})) is None
+
+
+def test_stop_tokens_that_would_overflow_the_table() -> None:
+    ids = list(range(10, 10 + MAX_STOP_IDS + 1))
+    message = f"field 'stop_token_ids': got {len(ids)} entries, expected at most {MAX_STOP_IDS}"
+    assert admission.problem(request(stop_token_ids=ids[2:])) is None
+    assert admission.problem(request(stop_token_ids=ids[1:])) == message  # and the end of the text
+    assert admission.problem(request(stop_token_ids=ids, ignore_eos=True)) is None
+    with pytest.raises(OptionError) as refusal:
+        admission.validate_tokenized(
+            SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32))),
+            request(stop_token_ids=ids),
+        )
+    assert str(refusal.value) == message
+
+
+def test_the_servers_default_mode_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission.configure(ServerSettings.read(32, DIFFUSION))
+    monkeypatch.setenv(VARIABLE, '{"decoding_mode": "diffusion"}')
+    message = refused(request(top_p=0.5))
+    assert message is not None
+    assert message.startswith("field 'top_p': got 0.5, expected 1.0")
+    assert refused(request({"decoding_mode": "ar"}, top_p=0.5)) is None
+
+
+@pytest.mark.parametrize("options", [None, DIFFUSION, {"decoding_mode": "ar"}])
+def test_mode(options: Any) -> None:
+    expected = SETTINGS.options(options).decoding_mode
+    assert admission.mode_of(request(options)) is expected
+
+
+class TestOtherServers:
+    """Their requests may hold anything."""
+
+    def test_scheduler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(admission, "_settings", None)
+        assert admission.problem(request(NOT_OURS, return_hidden_states=True)) is None
+        assert admission.mode_of(request(NOT_OURS)) is None
+
+    @pytest.mark.parametrize("algorithm", [None, "EAGLE"])
+    def test_tokenizer_manager(self, algorithm: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        import sglang.srt.runtime_context as context
+
+        monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=algorithm))
+        admission.validate_tokenized(None, request(NOT_OURS, return_hidden_states=True))
+
+    def test_requests_that_sample_nothing(self) -> None:
+        admission.validate_tokenized(None, SimpleNamespace(sampling_params=None))
+        admission.validate_tokenized(None, SimpleNamespace())

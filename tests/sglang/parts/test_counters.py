@@ -1,0 +1,210 @@
+"""What is counted of a step, and under which names Prometheus gets it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+import prometheus_client
+
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving import counters as names
+from nemotron_diffusion_plugin.serving.request_table import MODE_CODES
+from nemotron_diffusion_plugin.sglang import counters as module
+from nemotron_diffusion_plugin.sglang.counters import Counters, _Metrics
+from nemotron_diffusion_plugin.sglang.step import StepReport
+
+AR, DIFFUSION, SPECULATION = DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION
+MODEL = "some model"
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Prometheus' registry of this test alone."""
+    fresh = prometheus_client.CollectorRegistry()
+
+    def counter(*arguments: Any) -> Any:
+        return prometheus_client.metrics.Counter(*arguments, registry=fresh)
+
+    monkeypatch.setattr(prometheus_client, "Counter", counter)
+    return fresh
+
+
+@pytest.fixture
+def counted(registry: Any) -> Counters:
+    return Counters(_Metrics(MODEL))
+
+
+@pytest.fixture
+def values(registry: Any) -> Any:
+    """Every counter that is not 0, by its name and its labels but the model's."""
+
+    def read() -> dict[tuple[str, ...], float]:
+        samples = [sample for family in registry.collect() for sample in family.samples]
+        return {
+            (
+                sample.name.removesuffix("_total").removeprefix(names.PREFIX),
+                *sorted(_labels(sample)),
+            ): sample.value
+            for sample in samples
+            if sample.value and not sample.name.endswith("_created")
+        }
+
+    return read
+
+
+def _labels(sample: Any) -> list[str]:
+    return [value for label, value in sample.labels.items() if label != "model_name"]
+
+
+def req(finished: bool = False, retracted: bool = False, output: int = 0, end: int | None = None) -> Any:
+    return SimpleNamespace(
+        is_retracted=retracted, finished=lambda: finished, output_ids=[0] * output, finished_len=end
+    )
+
+
+def report(*rows: tuple[Any, DecodingMode, int, int, int]) -> StepReport:
+    """Rows of request, mode, draft forwards, denoise forwards, and width in the verify forward."""
+    reqs, modes, *numbers = zip(*rows, strict=True)
+    codes = np.array([MODE_CODES[mode] for mode in modes])
+    return StepReport(list(reqs), codes, *[np.array(column) for column in numbers])
+
+
+def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> None:
+    found = {
+        (sample.name, *sorted(sample.labels.items()))
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+    model, modes = ("model_name", MODEL), [("decoding_mode", mode.value) for mode in DecodingMode]
+    expected = {(f"{names.PREFIX}{name}_total", mode, model) for name in names.PER_MODE for mode in modes}
+    forwards = f"{names.PREFIX}{names.FORWARDS}_total"
+    expected |= {(forwards, mode, ("kind", kind), model) for kind in names.KINDS for mode in modes}
+    engine = f"{names.PREFIX}{names.ENGINE_FORWARDS}_total"
+    expected |= {(engine, ("attention", attention), model) for attention in names.ATTENTION}
+    assert found == expected
+
+
+def test_a_step_of_every_mode(counted: Counters, values: Any) -> None:
+    counted.step_begun(
+        report(
+            (req(), AR, 0, 0, 1),
+            (req(), SPECULATION, 1, 0, 8),
+            (req(), SPECULATION, 0, 0, 1),  # near the context limit
+            (req(), DIFFUSION, 0, 5, 8),
+            (req(), DIFFUSION, 0, 0, 0),  # its block still holds masks
+        )
+    )
+    assert values() == {}
+    counted.step_done([0, 3, 0, 7, -1])
+    assert values() == {
+        ("forwards", "ar", "verify"): 1,
+        ("forwards", "self_speculation", "verify"): 2,
+        ("forwards", "draft", "self_speculation"): 1,
+        ("forwards", "denoise", "diffusion"): 5,
+        ("forwards", "diffusion", "verify"): 1,
+        ("cycles", "self_speculation"): 1,
+        ("cycles", "diffusion"): 1,
+        ("accepted_drafts", "self_speculation"): 3,
+    }
+
+
+def test_steps_come_back_in_the_order_they_were_begun(counted: Counters, values: Any) -> None:
+    counted.step_begun(report((req(), SPECULATION, 1, 0, 8), (req(), DIFFUSION, 0, 4, 8)))
+    counted.step_begun(report((req(), SPECULATION, 1, 0, 8)))
+    counted.step_done([2, 7])
+    assert values()["accepted_drafts", "self_speculation"] == 2
+    assert values()["forwards", "denoise", "diffusion"] == 4
+    counted.step_done([5])
+    assert values()["accepted_drafts", "self_speculation"] == 7
+    before = values()
+    counted.step_done([9])  # nothing was begun
+    assert values() == before
+
+
+@pytest.mark.parametrize("gone", [req(finished=True), req(retracted=True)], ids=["finished", "retracted"])
+def test_the_step_too_many_of_the_overlap_schedule_is_not_counted(
+    gone: Any, counted: Counters, values: Any
+) -> None:
+    counted.step_begun(report((gone, SPECULATION, 1, 0, 8), (req(), AR, 0, 0, 1)))
+    counted.step_done([4, 0])
+    assert values() == {("forwards", "ar", "verify"): 1}
+
+
+def test_forwards_of_the_whole_batch(counted: Counters, values: Any) -> None:
+    counted.engine_forward("causal")
+    counted.engine_forward("bidirectional", 3)
+    counted.engine_forward("bidirectional", 0)
+    assert values() == {("engine_forwards", "causal"): 1, ("engine_forwards", "bidirectional"): 3}
+
+
+class TestReturned:
+    def test_nothing_is_counted_twice(self, counted: Counters, values: Any) -> None:
+        one = req(output=0)
+        counted.returned(one, DIFFUSION)
+        assert values() == {}
+        for output, expected in ((1, 1), (1, 1), (9, 9), (9, 9), (12, 12)):
+            one.output_ids = [0] * output
+            counted.returned(one, DIFFUSION)
+            assert values() == {
+                ("requests", "diffusion"): 1,
+                ("forwards", "diffusion", "prefill"): 1,
+                ("generated_tokens", "diffusion"): expected,
+            }
+
+    def test_tokens_behind_the_end_are_not_returned(self, counted: Counters, values: Any) -> None:
+        counted.returned(req(output=9, end=6), AR)
+        assert values()["generated_tokens", "ar"] == 6
+
+    def test_a_retracted_token_comes_back_once(self, counted: Counters, values: Any) -> None:
+        """A diffusion request gives its last token back and gets it again with its prefill."""
+        one = req(output=9)
+        counted.returned(one, DIFFUSION)
+        for output in (8, 9, 10):
+            one.output_ids = [0] * output
+            counted.returned(one, DIFFUSION)
+        assert values()["generated_tokens", "diffusion"] == 10
+        assert values()["requests", "diffusion"] == 1
+
+    def test_requests_are_told_apart(self, counted: Counters, values: Any) -> None:
+        for mode in (AR, AR, SPECULATION):
+            counted.returned(req(output=2), mode)
+        assert values()["requests", "ar"] == 2
+        assert values()["generated_tokens", "ar"] == 4
+        assert values()["generated_tokens", "self_speculation"] == 2
+
+
+def test_without_metrics_nothing_piles_up() -> None:
+    silent = Counters(None)
+    for _ in range(3):
+        silent.engine_forward("causal")
+        silent.step_begun(report((req(), AR, 0, 0, 1)))
+        silent.step_done([0])
+    silent.returned(req(output=3), AR)
+    assert not silent._pending
+
+
+@pytest.mark.engine
+class TestForServer:
+    @pytest.fixture(autouse=True)
+    def _process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_of_process", None)
+
+    @pytest.mark.parametrize(
+        ("enabled", "rank", "exported"), [(True, 0, True), (False, 0, False), (True, 1, False)]
+    )
+    def test_the_first_rank_exports(
+        self, enabled: bool, rank: int, exported: bool, registry: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        context = pytest.importorskip("sglang.srt.runtime_context")
+        monkeypatch.setattr(context, "get_parallel", lambda: SimpleNamespace(tp_rank=rank))
+        assert module.of_process() is None
+        made = Counters.for_server(SimpleNamespace(enable_metrics=enabled, served_model_name=MODEL))
+        assert module.of_process() is made
+        assert bool(list(registry.collect())) is exported

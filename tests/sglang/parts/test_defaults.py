@@ -1,0 +1,137 @@
+"""What a server of our architecture is started with, and that no other server is touched."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sglang")
+
+import sglang.srt.arg_groups.model_override_base as base
+import sglang.srt.arg_groups.overrides as overrides
+import sglang.srt.runtime_context as context
+
+from nemotron_diffusion_plugin.options import OptionError
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm, refuse_unsupported
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.settings import VARIABLE
+
+pytestmark = pytest.mark.engine
+
+CHOSEN = {
+    "speculative_algorithm": ALGORITHM,
+    "speculative_num_draft_tokens": 16,
+    "speculative_num_steps": 1,
+    "speculative_eagle_topk": 1,
+    "enable_mixed_chunk": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def _server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(base, "resolving_view", lambda arguments: arguments)
+    monkeypatch.setattr(base, "model_config_of", lambda arguments: arguments.model_config)
+    monkeypatch.setattr(context, "get_platform", lambda: SimpleNamespace(is_sm100=False))
+    monkeypatch.setattr(
+        overrides, "declare_resolution", lambda arguments, source, **values: arguments.chosen.update(values)
+    )
+
+
+def arguments(
+    algorithm: str | None = None, drafts: int | None = None, architectures: Any = (ARCHITECTURE,)
+) -> Any:
+    return SimpleNamespace(
+        speculative_algorithm=algorithm,
+        speculative_num_draft_tokens=drafts,
+        model_config=SimpleNamespace(hf_config=SimpleNamespace(architectures=architectures, block_size=16)),
+        attention_backend=None,
+        prefill_attention_backend=None,
+        decode_attention_backend=None,
+        chosen={},
+        previous=0,
+    )
+
+
+def chosen(given: Any) -> dict[str, Any]:
+    def previous(server_args: Any) -> None:
+        assert not server_args.chosen
+        server_args.previous += 1
+
+    try:
+        choose_algorithm(given, previous)
+    finally:
+        assert given.previous == 1, "SGLang's own step runs once, and first"
+    result: dict[str, Any] = given.chosen
+    return result
+
+
+@pytest.mark.parametrize(("algorithm", "drafts"), [(None, None), (ALGORITHM, None), (None, 16)])
+def test_our_architecture(algorithm: str | None, drafts: int | None) -> None:
+    assert chosen(arguments(algorithm, drafts)) == CHOSEN
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, {"attention_backend": "triton"}), ("attention_backend", {}), ("decode_attention_backend", {})],
+)
+def test_a_default_backend_that_cannot_draft(
+    given: str | None, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "get_platform", lambda: SimpleNamespace(is_sm100=True))
+    server = arguments()
+    if given is not None:
+        setattr(server, given, "flashinfer")
+    assert chosen(server) == {**CHOSEN, **expected}
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["LlamaForCausalLM"]])
+def test_other_models(architectures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"threshold": 7}')
+    assert chosen(arguments(architectures=architectures, drafts=5)) == {}
+
+
+def test_an_algorithm_that_the_user_named() -> None:
+    given = arguments("EAGLE", 5)
+    del given.model_config  # nothing is asked about the model
+    assert chosen(given) == {}
+
+
+def test_another_number_of_drafts() -> None:
+    with pytest.raises(
+        ValueError, match="speculative_num_draft_tokens: got 8, expected 16, the model's block"
+    ):
+        chosen(arguments(drafts=8))
+
+
+def test_bad_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"threshold": 7}')
+    with pytest.raises(OptionError, match="'threshold': got 7"):
+        chosen(arguments())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pp_size", 2),
+        ("enable_dp_attention", True),
+        ("enable_lora", True),
+        ("disaggregation_mode", "prefill"),
+        ("enable_pdmux", True),
+        ("enable_two_batch_overlap", True),
+    ],
+)
+def test_set_ups_in_which_drafts_would_be_wrong(name: str, value: object) -> None:
+    switches = ("enable_dp_attention", "enable_pdmux", "enable_two_batch_overlap")
+    good = {
+        "pp_size": 1,
+        "enable_lora": None,
+        "disaggregation_mode": "null",
+        **dict.fromkeys(switches, False),
+    }
+    refuse_unsupported(SimpleNamespace(**good))
+    with pytest.raises(ValueError, match=f"^{name}: got {value!r}, expected "):
+        refuse_unsupported(SimpleNamespace(**{**good, name: value}))

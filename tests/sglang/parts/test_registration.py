@@ -1,0 +1,167 @@
+"""What is registered with SGLang, and what is said where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sglang")
+
+from sglang.srt.arg_groups import resolution_hooks
+from sglang.srt.models.registry import ModelRegistry
+from sglang.srt.plugins.hook_registry import HookRegistry
+from sglang.srt.speculative import spec_registry
+
+from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.sglang import diagnose, register, registration
+from nemotron_diffusion_plugin.sglang.flags import add_flags
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.settings import FLAG
+
+pytestmark = pytest.mark.engine
+
+FLAG_HOOK = "sglang.srt.server_args.ServerArgs.add_cli_args"
+PATCHES = registration.engine_patches()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SGLang's registries as they are without the plugin; what a test registers goes with it."""
+    monkeypatch.setattr(HookRegistry, "_hooks", defaultdict(list))
+    monkeypatch.setattr(HookRegistry, "_patched", set())
+    monkeypatch.setattr(resolution_hooks, "_HOOKS", {})
+    algorithms, models = dict(spec_registry._REGISTRY), dict(ModelRegistry.models)
+    spec_registry._REGISTRY.pop(ALGORITHM, None)
+    ModelRegistry.models.pop(ARCHITECTURE, None)
+    yield
+    spec_registry._REGISTRY.clear()
+    spec_registry._REGISTRY.update(algorithms)
+    ModelRegistry.models.clear()
+    ModelRegistry.models.update(models)
+
+
+def in_place() -> None:
+    """As after SGLang has loaded the plugin: the targets themselves are left alone here."""
+    register()
+    HookRegistry._patched.update(HookRegistry._hooks)
+
+
+def rows() -> dict[str, bool]:
+    return {what: good for what, good, _ in diagnose()}
+
+
+def test_everything_is_registered() -> None:
+    always = {"SGLang version", "config class"}  # transformers does not forget the config
+    assert {what for what, good in rows().items() if good} <= always
+    register()
+    assert not any(rows()[f"patch {patch.name}"] for patch in PATCHES), "SGLang has not applied its hooks yet"
+    HookRegistry._patched.update(HookRegistry._hooks)
+    assert all(rows().values())
+    assert set(rows()) == {
+        *("SGLang version", "config class", "model class", "serving defaults", "speculative algorithm"),
+        *(f"patch {patch.name}" for patch in PATCHES),
+    }
+
+
+def test_a_second_registration_changes_nothing() -> None:
+    register()
+    hooks = {target: list(found) for target, found in HookRegistry._hooks.items()}
+    steps = {step: list(found) for step, found in resolution_hooks._HOOKS.items()}
+    register()
+    assert {target: len(found) for target, found in HookRegistry._hooks.items()} == {
+        target: len(found) for target, found in hooks.items()
+    }
+    assert steps == resolution_hooks._HOOKS
+
+
+def test_the_flag_is_a_flag_of_the_server() -> None:
+    register()
+    [(kind, hook, _)] = HookRegistry._hooks[FLAG_HOOK]
+    assert (kind.value, hook) == ("after", add_flags)
+    parser = argparse.ArgumentParser()
+    hook(None, parser)
+    assert FLAG in parser.format_help()
+
+
+def test_the_algorithm_is_ours() -> None:
+    from nemotron_diffusion_plugin.sglang.algorithm import BlockAlgorithm
+    from nemotron_diffusion_plugin.sglang.worker import BlockWorker
+
+    register()
+    algorithm: Any = spec_registry.get_spec(ALGORITHM)
+    assert isinstance(algorithm, BlockAlgorithm)
+    assert algorithm.supports_overlap
+    assert algorithm.factory(None) is BlockWorker
+    travelling = (algorithm.has_draft_kv(), algorithm.need_topk(), algorithm.carries_draft_hidden_states())
+    assert not any(travelling)
+
+
+class TestInPlace:
+    def test_silent_when_all_is_well(self) -> None:
+        in_place()
+        registration.check_in_place()
+
+    @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
+    def test_a_patch_that_sglang_could_not_apply(self, patch: Any) -> None:
+        in_place()
+        HookRegistry._patched.discard(patch.target)
+        self.check(f"patch {patch.name} ({patch.reason})")
+
+    @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
+    def test_a_patch_that_was_not_registered(self, patch: Any) -> None:
+        in_place()
+        del HookRegistry._hooks[patch.target]
+        self.check(f"patch {patch.name} ({patch.reason})")
+
+    def test_registries(self) -> None:
+        in_place()
+        spec_registry._REGISTRY.pop(ALGORITHM)
+        resolution_hooks._HOOKS.clear()
+        ModelRegistry.models.pop(ARCHITECTURE)
+        self.check(
+            "model class (not registered); serving defaults (not registered); speculative algorithm (not registered)"
+        )
+
+    @staticmethod
+    def check(missing: str) -> None:
+        with pytest.raises(RuntimeError) as refused:
+            registration.check_in_place()
+        assert str(refused.value) == (
+            f"{ARCHITECTURE} cannot be served, as the plugin is not in place: {missing}. The log above says why; "
+            "`nemotron-diffusion doctor` checks the installation."
+        )
+
+
+class TestAnotherVersion:
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sglang.version.__version__", "0.6.1")
+
+    def test_only_the_config_is_registered(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        configs: list[str] = []
+        monkeypatch.setattr(config, "register", lambda: configs.append("config"))
+        monkeypatch.setattr(logging.getLogger("sglang"), "propagate", True)
+        with caplog.at_level(logging.WARNING, "sglang.nemotron_diffusion_plugin"):
+            register()
+        assert configs == ["config"]
+        assert not HookRegistry._hooks
+        assert not resolution_hooks._HOOKS
+        assert spec_registry.get_spec(ALGORITHM) is None
+        assert ARCHITECTURE not in ModelRegistry.models
+        assert "SGLang 0.6.1 is installed" in caplog.text
+        assert "other models are not affected" in caplog.text
+
+    def test_our_model_says_so(self) -> None:
+        in_place()
+        with pytest.raises(
+            RuntimeError, match=r"SGLang version \(SGLang 0.6.1 is installed, but this version"
+        ):
+            registration.check_in_place()
