@@ -12,14 +12,13 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.serving.block_forward import lay_out_rows
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
-from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
 from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
-from tests.sglang.parts.sampled import batch_of, distribution, params
+from tests.sglang.parts.sampled import batch_of, params
+from tests.sglang.parts.verify_rows import causal_rows, emitted
 
 pytestmark = pytest.mark.engine
 
@@ -44,6 +43,7 @@ class Request:
     masks_from: int | None = None
     min_tokens: int = 0
     stops: tuple[int, ...] = ()
+    start: int = START
 
     @property
     def params(self) -> Any:
@@ -85,7 +85,7 @@ class Engine:
             min_tokens=one.min_tokens,
             stop_ids=one.stops,
         )
-        self.table.start[slot] = START
+        self.table.start[slot] = one.start
         self.seeds[slot] = one.seed
         self.counts.take(slot, one.params, [SEED_TOKEN])
         if one.mode == "diffusion":
@@ -103,18 +103,8 @@ class Engine:
         widths = np.array([1 + len(one.drafts) for one in self.requests])
         rows = np.arange(1, len(self.slots))
         index = torch.from_numpy(self.slots)
-        starts = torch.full((len(rows),), START)
-        laid = lay_out_rows(widths, starts, torch.from_numpy(widths))
-        blocks = PreparedBlocks(
-            **vars(laid),
-            widths=widths,
-            starts_host=starts.numpy(),
-            index=index[rows],
-            starts=starts,
-            cache_locations=laid.positions,
-            layout=None,
-            causal=True,
-        )
+        starts = torch.tensor([one.start for one in self.requests])
+        blocks = causal_rows(index[rows], starts, widths)
         chain = torch.zeros(len(rows), int(widths.max()), dtype=torch.int64)
         for row, one in enumerate(self.requests):
             chain[row, : widths[row]] = torch.tensor([SEED_TOKEN, *one.drafts])
@@ -126,13 +116,6 @@ class Engine:
         )
         logits = torch.cat([one.logits for one in self.requests])
         return self.acceptance.decide(step, rows, blocks, chain, logits, grammar)
-
-
-def emitted(outcome: Outcome) -> list[list[int]]:
-    rows = zip(outcome.tokens.tolist(), outcome.lengths.tolist(), strict=True)
-    whole = [(tokens, length) for tokens, length in rows]
-    assert all(not any(tokens[length:]) for tokens, length in whole)
-    return [tokens[:length] for tokens, length in whole]
 
 
 def decided(*requests: Request, **options: Any) -> list[list[int]]:
@@ -311,6 +294,15 @@ class TestSampled:
         assert together == [decided(request)[0] for request in requests]
         assert decided(*reversed(requests)) == together[::-1]
 
+    def test_the_noise_is_that_of_the_position(self) -> None:
+        """So it makes no difference at which places the steps began."""
+        warm, flat = {"temperature": 1.0}, torch.zeros(1, VOCAB)
+        for seed in range(6):
+            drafts = [2, 3, 4]
+            speculating = Request(drafts, torch.cat([favour(*drafts) * 100, flat]), sampling=warm, seed=seed)
+            alone = Request([], flat, "ar", warm, seed=seed, start=START + len(drafts))
+            assert decided(speculating)[0] == [*drafts, *decided(alone)[0]]
+
     def test_other_seeds_draw_other_tokens(self) -> None:
         flat = [
             Request([], torch.zeros(1, VOCAB), "ar", {"temperature": 1.0}, seed=seed) for seed in range(8)
@@ -330,107 +322,3 @@ class TestSampled:
         logits = favour(*certain, 4) * 100
         tokens = decided(Request([2, 3], logits, sampling={"temperature": 0.5}))[0]
         assert tokens[: len(expected)] == expected
-
-
-SMALL = 5
-DRAFTS = (1, 3)
-MANY = 12_000
-WARM = {"temperature": 0.8, "top_p": 0.92, "min_p": 0.08}
-
-
-class TestDistribution:
-    """Self-speculation draws as AR does: drafts and their acceptance leave no trace in the distribution."""
-
-    def logits(self) -> torch.Tensor:
-        """One row behind the seed and one behind each draft; of the drafts the first is likely, the second is not."""
-        return torch.tensor(
-            [[0.3, 1.4, -0.2, 0.9, -3.5], [1.2, 0.4, 0.8, 0.5, -0.3], [-0.5, 0.7, 1.0, -4.0, 0.6]]
-        )
-
-    def expected(self, width: int) -> dict[tuple[int, ...], float]:
-        """The probability that AR goes on with each sequence at which a chain of this width can end."""
-        rows = [distribution(row, params(**WARM)) for row in self.logits().tolist()]
-        result: dict[tuple[int, ...], float] = {}
-        likely = 1.0
-        for place in range(width):
-            for token, probability in enumerate(rows[place]):
-                if place == width - 1 or token != DRAFTS[place]:
-                    result[(*DRAFTS[:place], token)] = likely * probability
-            if place < width - 1:
-                likely *= rows[place][DRAFTS[place]]
-        assert sum(result.values()) == pytest.approx(1)
-        return result
-
-    def draw(self, width: int, one_seed: bool) -> dict[tuple[int, ...], int]:
-        """Many requests with a seed each, or many positions of one seed."""
-        table = RequestTable(ServerSettings.read(BLOCK, None), MANY, MASK, torch.device("cpu"))
-        table.mode[:] = 0 if width == 1 else 2
-        table.temperature[:] = WARM["temperature"]
-        slots = np.arange(MANY)
-        seeds = torch.randint(2**62, (MANY,), generator=torch.Generator().manual_seed(width))
-        seeds = seeds[:1].expand(MANY) if one_seed else seeds
-        # Positions far enough apart that no two draws share their noise.
-        starts = torch.arange(MANY) * 5 if one_seed else torch.full((MANY,), START)
-        widths = np.full(MANY, width)
-        laid = lay_out_rows(widths, starts, torch.from_numpy(widths))
-        index = torch.from_numpy(slots)
-        blocks = PreparedBlocks(
-            **vars(laid),
-            widths=widths,
-            starts_host=starts.numpy(),
-            index=index,
-            starts=starts,
-            cache_locations=laid.positions,
-            layout=None,
-            causal=True,
-        )
-        chain = torch.tensor([SEED_TOKEN, *DRAFTS[: width - 1]]).repeat(MANY, 1)
-        step = DecodeStep(batch_of([params(**WARM)] * MANY), slots, index, starts, chain[:, 0])
-        acceptance = Acceptance(table, seeds, OutputCounts(MANY, SMALL, torch.device("cpu")))
-        outcome = acceptance.decide(step, slots, blocks, chain, self.logits()[:width].repeat(MANY, 1), None)
-        drawn: dict[tuple[int, ...], int] = {}
-        for tokens in emitted(outcome):
-            drawn[tuple(tokens)] = drawn.get(tuple(tokens), 0) + 1
-        return drawn
-
-    @pytest.mark.parametrize("one_seed", [False, True], ids=["many seeds", "one seed"])
-    @pytest.mark.parametrize("width", [1, 2, 3])
-    def test_as_ar(self, width: int, one_seed: bool) -> None:
-        assert g_statistic(self.draw(width, one_seed), self.expected(width)) < CRITICAL
-
-    @pytest.mark.parametrize("wrong", ["bonus from all", "accept all", "greedy", "accept by another row"])
-    def test_a_wrong_acceptance_is_noticed(self, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        from nemotron_diffusion_plugin.sglang import acceptance as module
-
-        right = module.accept_sampled
-        if wrong == "bonus from all":
-            monkeypatch.setattr(module, "correction_weights", lambda row, rejected: row)
-        else:
-            monkeypatch.setattr(
-                module,
-                "accept_sampled",
-                {
-                    "accept all": lambda drafts, spread, count, uniform: count,
-                    "greedy": lambda drafts, spread, count, uniform: module.accept_longest_prefix(
-                        drafts, spread.argmax(dim=2), count
-                    ),
-                    "accept by another row": lambda drafts, spread, count, uniform: right(
-                        drafts, spread.roll(1, dims=1), count, uniform
-                    ),
-                }[wrong],
-            )
-        assert g_statistic(self.draw(3, False), self.expected(3)) > 3 * CRITICAL
-
-
-CRITICAL = 6.0
-"""A G statistic over its degrees of freedom (at least 2) that is exceeded less than once in 400 runs of 2 degrees,
-and once in 50,000 of 5; draws here are the same in every run."""
-
-
-def g_statistic(drawn: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float]) -> float:
-    """The log-likelihood ratio of counts against probabilities, over its degrees of freedom."""
-    total, possible = sum(drawn.values()), {key for key, value in expected.items() if value > 0}
-    if drawn.keys() - possible:
-        return float("inf")
-    ratio = sum(count * np.log(count / (total * expected[key])) for key, count in drawn.items())
-    return 2 * float(ratio) / (len(possible) - 1)
