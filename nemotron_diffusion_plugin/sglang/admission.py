@@ -55,6 +55,7 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
     settings = settings_of(tokenizer_manager.model_config.hf_config)
     validate_request(request, list(params.stop_token_ids or ()), settings)
+    _refuse_unknown_ids(request, tokenizer_manager.model_config.vocab_size)
 
 
 def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> None:
@@ -72,6 +73,23 @@ def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> No
             )
     if options.decoding_mode is DecodingMode.DIFFUSION:
         _refuse_meaningless_in_diffusion(params, options)
+
+
+def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
+    """Raise `OptionError` for what SGLang would look up past the vocabulary's end, which ends its scheduler."""
+    for name in ("input_ids", "token_ids_logprob"):
+        ids = getattr(request, name, None)
+        ends = (0, 0) if ids is None else (min(ids, default=0), max(ids, default=0))
+        outside = [one for one in ends if not 0 <= one < vocab_size]
+        if outside:
+            raise OptionError(
+                f"field '{name}': got the id {outside[0]}, expected ids in 0 to {vocab_size - 1}"
+            )
+    wanted = request.top_logprobs_num or 0
+    if wanted > vocab_size:
+        raise OptionError(
+            f"field 'top_logprobs_num': got {wanted}, expected at most {vocab_size}, the size of the vocabulary"
+        )
 
 
 def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:

@@ -9,7 +9,7 @@ import torch
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from nemotron_diffusion_plugin.sglang.requests import Requests, take_forced_seed
+from nemotron_diffusion_plugin.sglang.requests import Requests, forced_seed
 from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.step import DecodeStep, slots_of
 from nemotron_diffusion_plugin.sglang.verification import Verifier
@@ -37,11 +37,11 @@ class Prefill:
         else:
             result = self.target_worker.forward_batch_generation(batch)
         for row, req in enumerate(batch.reqs):
-            seed, logprob = take_forced_seed(req)
-            if seed is not None:
-                result.next_token_ids[row] = seed
-            if logprob is not None:
-                result.logits_output.next_token_logprobs[row] = logprob
+            forced = forced_seed(req)
+            if forced is not None:
+                result.next_token_ids[row] = forced.seed
+                if forced.logprob is not None:
+                    result.logits_output.next_token_logprobs[row] = forced.logprob
         result.new_seq_lens = batch.seq_lens
         tokens = result.next_token_ids.to(torch.int64).reshape(-1)
         result.next_draft_input = SeedRelay(tokens, batch.seq_lens)
@@ -60,12 +60,13 @@ class Prefill:
         output = result.logits_output
         rows = self.requests.table.on_device(own)
         logits = output.next_token_logits[rows].clone()
+        batch.sampling_info.update_regex_vocab_mask()
+        mask = batch.sampling_info.grammar_mask  # SGLang drops its own once it has applied it
         result.next_token_ids = runner.sample(output, forward_batch)
         index = self.requests.table.on_device(slots)
         self.requests.table.start[slots] = batch.seq_lens_cpu.numpy().astype(np.int64) - 1
         step = DecodeStep(batch, slots, index, batch.seq_lens.to(torch.int64) - 1, torch.zeros_like(index))
         blocks = self.verifier.blocks(step, own, np.ones(len(own), dtype=np.int64))
-        mask = batch.sampling_info.grammar_mask
         if mask is not None:
             mask = type(mask)(mask.grammar, mask.vocab_mask[rows]).apply
         chain = torch.zeros(len(own), 1, dtype=torch.int64, device=index.device)

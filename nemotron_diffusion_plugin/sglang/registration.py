@@ -19,7 +19,7 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
-from nemotron_diffusion_plugin.sglang import admission, counters, flags
+from nemotron_diffusion_plugin.sglang import admission, attention_backend, counters, flags
 from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
 from nemotron_diffusion_plugin.sglang.log import logger
@@ -39,7 +39,7 @@ def engine_patches() -> list[HookPatch]:
         request_rows.patch(ALGORITHM),
         waiting_requests.patch(),
         last_output.patch(_is_diffusion),
-        returned_tokens.patch(_count_returned),
+        returned_tokens.patch(_take_in),
         cuda_graph_runner.patch(is_ours, _graph_runner),
     ]
 
@@ -55,6 +55,7 @@ def register_all() -> None:
         return
     _register_model()
     _register_algorithm()
+    attention_backend.register()
     if not any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ())):
         HookRegistry.register(FLAGS_TARGET, flags.add_flags, HookType.AFTER)
     for patch in engine_patches():
@@ -101,14 +102,17 @@ def _give_back_seed(req: Any) -> None:
         give_back_seed(req)
 
 
-def _count_returned(reqs: list[Any]) -> None:
-    counted = counters.of_process()
-    if counted is None:
-        return
+def _take_in(reqs: list[Any]) -> list[Any]:
+    """Count what requests return; those that wait for a block have nothing to stream."""
+    counted, streamed = counters.of_process(), []
     for req in reqs:
         mode = admission.mode_of(req)
-        if mode is not None:
+        if counted is not None and mode is not None:
             counted.returned(req, mode)
+        waits = mode is DecodingMode.DIFFUSION and len(req.output_ids) <= req.send_token_offset
+        if req.finished() or not waits:
+            streamed.append(req)
+    return streamed
 
 
 def _is_diffusion(req: Any) -> bool:

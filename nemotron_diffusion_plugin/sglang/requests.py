@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -113,34 +114,45 @@ def noise_seed(req: Any) -> int:
     return int.from_bytes(digest, "little") >> 2
 
 
+@dataclass(frozen=True)
+class ForcedSeed:
+    """What the prefill of a retracted diffusion request emits: behind `place` tokens, the seed it had.
+
+    Attributes:
+        seed: the token.
+        logprob: its log-probability, None where none was asked for.
+        place: tokens that the request had emitted before it.
+    """
+
+    seed: int
+    logprob: float | None
+    place: int
+
+
 def give_back_seed(req: Any) -> None:
     """Before a diffusion request is retracted: keep its last token as the seed to resume with.
 
     SGLang prefills prompt and output again and samples a token behind them. For diffusion that token would come from a
     causal forward and shift every later block, so the last one is taken back and becomes the prefill's result, with the
-    log-probability it had.
+    log-probability it had. A request that is retracted again before that result was taken in has its seed already.
     """
-    if not len(req.output_ids):
+    if not len(req.output_ids) or forced_seed(req) is not None:
         return
     seed, logprob = int(req.output_ids[-1]), None
     del req.output_ids[-1]
+    place = len(req.output_ids)
     if req.return_logprob and req.logprob is not None:
         for kind in ("token_logprobs", "top_logprobs", "token_ids_logprobs"):
             for part in ("val", "idx"):
                 values = getattr(req.logprob, f"output_{kind}_{part}", None)
-                if values is not None and len(values) > len(req.output_ids):
+                if values is not None and len(values) > place:
                     if (kind, part) == ("token_logprobs", "val"):
                         logprob = float(values[-1])
-                    del values[len(req.output_ids) :]
-    setattr(req, _SEED, (seed, logprob))
+                    del values[place:]
+    setattr(req, _SEED, ForcedSeed(seed, logprob, place))
 
 
-def take_forced_seed(req: Any) -> tuple[int | None, float | None]:
-    """The seed a retracted request resumes with and its log-probability; None twice for every other request.
-
-    It is taken with the last chunk of the prompt; the result of an earlier chunk is nobody's.
-    """
-    forced: tuple[int | None, float | None] = getattr(req, _SEED, (None, None))
-    if forced[0] is not None and req.inflight_middle_chunks <= 0:
-        delattr(req, _SEED)
-    return forced
+def forced_seed(req: Any) -> ForcedSeed | None:
+    """What the prefill of a request is to emit, None for every request but a retracted one of diffusion."""
+    forced: ForcedSeed | None = getattr(req, _SEED, None)
+    return forced if forced is not None and forced.place == len(req.output_ids) else None
