@@ -19,7 +19,7 @@ def refusal(words: list[str]) -> str | None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            prepare_server_args(words)
+            prepare_server_args(words).resolve_once()
     except SystemExit:
         return said.getvalue()
     except Exception as error:

@@ -1,0 +1,86 @@
+"""The same prompts in the same modes give the same tokens and the same forward counts on vLLM and on SGLang.
+
+The engines cannot share an environment, so vLLM's server runs with the Python of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.common.cases import DIFFUSION_OPTIONS, MODES, SPECULATION_OPTIONS, Case, mixed_cases, prompt
+from tests.common.checkpoints import TRAINED
+from tests.common.metrics import Metrics
+from tests.engines.install import detect_device, install
+from tests.engines.recipe import load_recipe
+from tests.engines.sglang import launch as sglang_launch
+from tests.engines.vllm import launch as vllm_launch
+from tests.sglang.client import Client as SglangClient
+from tests.vllm.client import Client as VllmClient
+
+pytestmark = pytest.mark.engine
+VOCABULARY = 1024
+OWN = ("SGLANG_", "PYTHONPATH", "OMP_NUM_THREADS", "TRITON_")
+
+
+class VllmServer(vllm_launch.Server):
+    """vLLM's server in vLLM's environment, started from SGLang's."""
+
+    python: str
+
+    def command(self) -> list[str]:
+        return [self.python, *super().command()[1:]]
+
+    def environment(self) -> dict[str, str]:
+        """Without what only SGLang needs."""
+        import os
+
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
+        return vllm_launch.environment(clean, offline=True)
+
+
+def cases() -> list[Case]:
+    rng = random.Random(21)
+    options: list[dict[str, Any]] = [{"decoding_mode": "ar"}]
+    options += [{"decoding_mode": "diffusion", **chosen} for chosen in DIFFUSION_OPTIONS]
+    options += [{"decoding_mode": "self_speculation", **chosen} for chosen in SPECULATION_OPTIONS]
+    return [
+        Case(prompt(rng, rng.choice((3, 32, 70)), VOCABULARY), 50, chosen, rng.random() < 0.7)
+        for chosen in options
+    ]
+
+
+Observed = list[tuple[list[int], str | None, dict[str, int]]]
+
+
+def observe(client: VllmClient | SglangClient) -> tuple[Observed, list[list[int]]]:
+    """Tokens, reason and forwards of each case alone; tokens of mixed cases."""
+    alone: Observed = []
+    settled: Callable[[], Metrics] = client.settled
+    for case in cases():
+        mode = case.options["decoding_mode"]
+        before = settled().forwards(mode)
+        answer = client.complete(case)
+        after = settled().forwards(mode)
+        forwards = {kind: after[kind] - before[kind] for kind in after}
+        alone.append((answer.token_ids, answer.finish_reason, forwards))
+    mixed = client.complete_all(mixed_cases(VOCABULARY, seed=30, most_tokens=60))
+    return alone, [answer.token_ids for answer in mixed]
+
+
+def test_both_engines_agree(tmp_path: Path) -> None:
+    VllmServer.python = str(install(load_recipe("vllm"), detect_device()))
+    options = ("--max-model-len", "512", "--no-async-scheduling")
+    with VllmServer(TRAINED, *options, log=tmp_path / "vllm.log") as vllm:
+        on_vllm = observe(VllmClient(vllm.url, str(TRAINED)))
+    options = ("--context-length", "512")
+    with sglang_launch.Server(TRAINED, *options, log=tmp_path / "sglang.log") as sglang:
+        on_sglang = observe(SglangClient(sglang.url, str(TRAINED)))
+    for case, one, other in zip(cases(), on_vllm[0], on_sglang[0], strict=True):
+        assert one == other, case
+    assert on_vllm[1] == on_sglang[1]
+    assert {case.options["decoding_mode"] for case in cases()} == set(MODES)

@@ -1,0 +1,98 @@
+"""The set-ups that are meant to be tight are tight: prompts are cut, requests are retracted in every mode."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.common.cases import MODES, Case, prompt
+from tests.sglang.servers import Running
+
+pytestmark = pytest.mark.engine
+FULL, FORCED = "KV cache pool is full", "Testing retraction"
+
+
+@pytest.mark.parametrize("running", ["sync"], indirect=True, scope="session")
+def test_prompts_are_cut(running: Running) -> None:
+    vocab = running.reference.config.vocab_size
+    for mode in MODES:
+        long = Case(prompt(random.Random(mode), 300, vocab), 40, {"decoding_mode": mode}, ignore_eos=True)
+        expected = running.reference.generate(long)
+        before = running.client.settled()
+        assert running.client.complete(long).token_ids == expected.token_ids
+        causal = running.client.settled().engine("causal") - before.engine("causal")
+        assert causal == expected.verify_forwards + -(-300 // 16)
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+def test_pool_retracts(running: Running) -> None:
+    """A retracted request gives the tokens it would have given, whichever mode it is in and wherever it stood."""
+    vocab, rng = running.reference.config.vocab_size, random.Random(4)
+    cases = [
+        Case(prompt(rng, 60, vocab), 150, {"decoding_mode": MODES[number % 3]}, ignore_eos=True)
+        for number in range(15)
+    ]
+    full, forced = running.retractions(FULL), running.retractions(FORCED)
+    answers = running.client.complete_all(cases)
+    for case, answer in zip(cases, answers, strict=True):
+        assert answer.token_ids == running.reference.generate(case).token_ids, case
+    assert running.retractions(FULL) > full, "the pool was never full: it is not tight enough"
+    assert running.retractions(FORCED) > forced
+    for mode in MODES:
+        of_mode = [a for c, a in zip(cases, answers, strict=True) if c.options["decoding_mode"] == mode]
+        assert any(answer.meta["num_retractions"] for answer in of_mode), mode
+    assert running.client.empty_cache()
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+def test_retracted_with_logprobs(running: Running) -> None:
+    """Log-probabilities of a retracted request are those of its tokens, each once."""
+    vocab, rng = running.reference.config.vocab_size, random.Random(5)
+    cases = [
+        Case(prompt(rng, 20, vocab), 60, {"decoding_mode": MODES[number % 3]}, ignore_eos=True)
+        for number in range(9)
+    ]
+    answers = running.client.complete_all(cases, return_logprob=True)
+    for case, answer in zip(cases, answers, strict=True):
+        assert answer.token_ids == running.reference.generate(case).token_ids, case
+        expected = running.reference.logprobs(case.prompt, answer.token_ids)
+        assert answer.logprobs == pytest.approx(expected, abs=2e-4), case
+    assert any(answer.meta["num_retractions"] for answer in answers)
+
+
+@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@pytest.mark.parametrize("mode", MODES)
+def test_retracted_while_streaming(running: Running, mode: str) -> None:
+    """What a client has got already is never taken back or sent twice."""
+    vocab, rng = running.reference.config.vocab_size, random.Random(mode)
+    case = Case(prompt(rng, 20, vocab), 150, {"decoding_mode": mode}, ignore_eos=True)
+    others = [Case(prompt(rng, 9, vocab), 150, {"decoding_mode": "ar"}, ignore_eos=True) for _ in range(3)]
+    expected = running.reference.generate(case).token_ids
+    with running.client.in_background(others):
+        counts = [0]
+        for event in running.client.events(case):
+            counts.append(event["meta_info"]["completion_tokens"])
+            assert event["output_ids"] == expected[: counts[-1]]
+    assert counts == sorted(set(counts))
+    assert counts[-1] == 150
+
+
+@pytest.mark.parametrize("running", ["pool", "paged"], indirect=True, scope="session")
+def test_server_defaults(running: Running) -> None:
+    """A request that names no option gets the server's, and may still override each of them.
+
+    One server got them by flag, the other one by environment.
+    """
+    tokens = prompt(random.Random(6), 20, running.reference.config.vocab_size)
+    default = {"pool": "diffusion", "paged": "ar"}[running.name]
+    assert running.reference.defaults.block_size == 16
+    for options in ({}, {"threshold": 0.2}, {"block_size": 32}, *({"decoding_mode": mode} for mode in MODES)):
+        case = Case(tokens, 50, options, ignore_eos=True)
+        mode = running.reference.mode(case)
+        assert mode == options.get("decoding_mode", default)
+        before = running.client.settled()
+        assert running.client.complete(case).token_ids == running.reference.generate(case).token_ids
+        after = running.client.settled()
+        forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
+        assert forwards == running.reference.totals([case], mode), options
