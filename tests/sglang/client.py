@@ -91,13 +91,13 @@ class Client:
             return list(pool.map(lambda case: self.complete(case, sampling, **more), cases))
 
     @contextmanager
-    def in_background(self, cases: Sequence[Case]) -> Iterator[None]:
-        """The cases run while the block does; leaving it waits for them."""
+    def in_background(self, cases: Sequence[Case]) -> Iterator[list[Answer]]:
+        """The cases run while the block does; leaving it waits for them and fills the list of answers."""
+        answers: list[Answer] = []
         with ThreadPoolExecutor(len(cases)) as pool:
             pending = [pool.submit(self.complete, case) for case in cases]
-            yield
-            for one in pending:
-                one.result()
+            yield answers
+            answers += [one.result() for one in pending]
 
     def events(
         self, case: Case, sampling: dict[str, Any] | None = None, **more: Any

@@ -11,8 +11,12 @@ from tests.common.cases import Reference
 from tests.engines.sglang.launch import Server
 from tests.sglang.client import Client
 
-CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1"}
-"""The scheduler looks for lost KV slots whenever nothing runs, and ends with the server when it finds one."""
+ALWAYS = {
+    # The scheduler looks for lost KV slots whenever nothing runs, and ends with the server when it finds one.
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
+    # SGLang would compile the repetition penalty for a quarter of a minute.
+    "TORCHDYNAMO_DISABLE": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Setup:
     def variables(self) -> dict[str, str]:
         defaults = self.environment_defaults
         named = {"NEMOTRON_DIFFUSION_OPTIONS": json.dumps(defaults)} if defaults else {}
-        return {**CHECKS, **named, **self.environment}
+        return {**ALWAYS, **named, **self.environment}
 
     @property
     def command_line(self) -> tuple[str, ...]:

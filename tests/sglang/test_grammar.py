@@ -60,12 +60,12 @@ def test_alone(running: Running, grammar: dict[str, Any]) -> None:
 def test_among_others(running: Running) -> None:
     """With grammars and without in one batch, diffusion beside them."""
     others = mixed_cases(running.reference.config.vocab_size, seed=2, count=6, most_tokens=60)
-    with running.client.in_background(others):
+    with running.client.in_background(others) as answered:
         for grammar in GRAMMARS:
             answers = [running.client.complete(case_in(running, mode, 1), grammar) for mode in OURS]
             assert answers[0].token_ids == answers[1].token_ids
             check(answers[0].text, grammar)
-    for case, answer in zip(others, running.client.complete_all(others), strict=True):
+    for case, answer in zip(others, answered, strict=True):
         assert answer.token_ids == running.reference.generate(case).token_ids
 
 

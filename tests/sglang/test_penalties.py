@@ -88,13 +88,13 @@ def test_among_others(running: Running) -> None:
     others = mixed_cases(vocab, seed=6, count=6, most_tokens=NEW)
     tokens = prompt(random.Random(2), 20, vocab)
     alone = [running.client.complete(case_in("ar", tokens), penalties).token_ids for penalties in PENALTIES]
-    with running.client.in_background(others):
+    with running.client.in_background(others) as answered:
         for mode in ("ar", "self_speculation"):
             together = [
                 running.client.complete(case_in(mode, tokens), penalties).token_ids for penalties in PENALTIES
             ]
             assert together == alone, mode
-    for case, answer in zip(others, running.client.complete_all(others), strict=True):
+    for case, answer in zip(others, answered, strict=True):
         assert answer.token_ids == running.reference.generate(case).token_ids
 
 
