@@ -58,17 +58,22 @@ def request(options: Any = None, **params: Any) -> Any:
         sampling_params=SamplingParams(**{"temperature": 0.7, **params}, custom_params=options),
         eos_token_ids={2},
         tokenizer=None,
+        top_logprobs_num=0,
         **own,
     )
 
 
+MANAGER = SimpleNamespace(
+    model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32), vocab_size=100)
+)
+
+
 def refused(req: Any) -> str | None:
     """What both checks say, which must be the same."""
-    manager = SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32)))
     message = admission.problem(req)
     said = None
     try:
-        admission.validate_tokenized(manager, req)
+        admission.validate_tokenized(MANAGER, req)
     except OptionError as error:
         said = str(error)
     assert said == message
@@ -137,10 +142,7 @@ def test_stop_tokens_that_would_overflow_the_table() -> None:
     assert admission.problem(request(stop_token_ids=ids[1:])) == message  # and the end of the text
     assert admission.problem(request(stop_token_ids=ids, ignore_eos=True)) is None
     with pytest.raises(OptionError) as refusal:
-        admission.validate_tokenized(
-            SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32))),
-            request(stop_token_ids=ids),
-        )
+        admission.validate_tokenized(MANAGER, request(stop_token_ids=ids))
     assert str(refusal.value) == message
 
 
@@ -151,6 +153,28 @@ def test_the_servers_default_mode_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert message is not None
     assert message.startswith("field 'top_p': got 0.5, expected 1.0")
     assert refused(request({"decoding_mode": "ar"}, top_p=0.5)) is None
+
+
+@pytest.mark.parametrize("name", ["input_ids", "token_ids_logprob"])
+@pytest.mark.parametrize("outside", [-1, 100, 1_000_000])
+def test_ids_past_the_vocabulary(name: str, outside: int) -> None:
+    req = request()
+    for good in (None, [], [0, 99]):
+        setattr(req, name, good)
+        admission.validate_tokenized(MANAGER, req)
+    setattr(req, name, [5, outside, 7])
+    with pytest.raises(OptionError) as refusal:
+        admission.validate_tokenized(MANAGER, req)
+    assert str(refusal.value) == f"field '{name}': got the id {outside}, expected ids in 0 to 99"
+
+
+def test_more_logprobs_than_there_are_tokens() -> None:
+    req = request()
+    for req.top_logprobs_num in (None, 0, 100):
+        admission.validate_tokenized(MANAGER, req)
+    req.top_logprobs_num = 101
+    with pytest.raises(OptionError, match="'top_logprobs_num': got 101, expected at most 100, the size"):
+        admission.validate_tokenized(MANAGER, req)
 
 
 @pytest.mark.parametrize("options", [None, DIFFUSION, {"decoding_mode": "ar"}])

@@ -18,13 +18,14 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.acceptance import Outcome
 from nemotron_diffusion_plugin.sglang.requests import (
+    ForcedSeed,
     Requests,
+    forced_seed,
     give_back_seed,
     is_greedy,
     noise_seed,
     own_options,
     stop_token_ids,
-    take_forced_seed,
 )
 
 pytestmark = pytest.mark.engine
@@ -239,8 +240,7 @@ class TestRetraction:
     def test_the_last_token_is_taken_back(self, retracted: Any) -> None:
         give_back_seed(retracted)
         assert retracted.output_ids.tolist() == [21, 22]
-        assert take_forced_seed(retracted) == (23, None)
-        assert take_forced_seed(retracted) == (None, None)
+        assert forced_seed(retracted) == ForcedSeed(23, None, 2)
 
     def test_its_logprobs_too(self, retracted: Any) -> None:
         retracted.return_logprob, retracted.logprob = True, logprobs(3)
@@ -248,7 +248,7 @@ class TestRetraction:
         for kind in ("token_logprobs", "top_logprobs", "token_ids_logprobs"):
             for part in ("val", "idx"):
                 assert getattr(retracted.logprob, f"output_{kind}_{part}") == [0.5, 10.5], (kind, part)
-        assert take_forced_seed(retracted) == (23, 20.5)
+        assert forced_seed(retracted) == ForcedSeed(23, 20.5, 2)
 
     def test_lists_that_are_not_kept_stay_none(self, retracted: Any) -> None:
         retracted.return_logprob, retracted.logprob = True, logprobs(3)
@@ -258,33 +258,30 @@ class TestRetraction:
         assert retracted.logprob.output_top_logprobs_val is None
         assert retracted.logprob.output_top_logprobs_idx == []
 
-    def test_without_output_there_is_nothing_to_keep(self) -> None:
+    def test_a_request_without_output_has_no_seed(self) -> None:
         fresh = request()
         give_back_seed(fresh)
-        assert take_forced_seed(fresh) == (None, None)
+        assert forced_seed(fresh) is None
 
-    def test_only_the_last_chunk_takes_it(self, retracted: Any) -> None:
+    def test_every_chunk_of_the_prefill_finds_it(self, retracted: Any) -> None:
+        """Only what the last chunk emits is taken in, and then it is over."""
         give_back_seed(retracted)
-        retracted.inflight_middle_chunks = 1
-        for _ in range(2):
-            assert take_forced_seed(retracted) == (23, None)
-        retracted.inflight_middle_chunks = 0
-        assert take_forced_seed(retracted) == (23, None)
-        assert take_forced_seed(retracted) == (None, None)
+        for retracted.inflight_middle_chunks in (2, 1, 0):
+            assert forced_seed(retracted) == ForcedSeed(23, None, 2)
+        retracted.output_ids.append(23)
+        assert forced_seed(retracted) is None
 
-    @pytest.mark.xfail(strict=True, reason="the prefill under way has taken the seed, so another token goes")
-    def test_twice(self, retracted: Any) -> None:
-        """Retracted again before the result of its prefill is taken in, it must not lose a second token."""
+    def test_twice_before_its_prefill_is_taken_in(self, retracted: Any) -> None:
         give_back_seed(retracted)
-        assert take_forced_seed(retracted) == (23, None)
         give_back_seed(retracted)
         assert retracted.output_ids.tolist() == [21, 22]
-        assert take_forced_seed(retracted) == (23, None)
+        assert forced_seed(retracted) == ForcedSeed(23, None, 2)
 
-    def test_again_later(self, retracted: Any) -> None:
+    @pytest.mark.parametrize("more", [[], [24], [24, 25]])
+    def test_again_later(self, more: list[int], retracted: Any) -> None:
         give_back_seed(retracted)
-        for token in (take_forced_seed(retracted)[0], 24):
-            retracted.output_ids.append(token)
+        retracted.output_ids.extend([23, *more])
         give_back_seed(retracted)
-        assert retracted.output_ids.tolist() == [21, 22, 23]
-        assert take_forced_seed(retracted) == (24, None)
+        *before, last = [21, 22, 23, *more]
+        assert retracted.output_ids.tolist() == before
+        assert forced_seed(retracted) == ForcedSeed(last, None, len(before))
