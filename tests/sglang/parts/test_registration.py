@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.speculative import spec_registry
 
 from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang import diagnose, register, registration
 from nemotron_diffusion_plugin.sglang.flags import add_flags
@@ -136,6 +138,53 @@ class TestInPlace:
             f"{ARCHITECTURE} cannot be served, as the plugin is not in place: {missing}. The log above says why; "
             "`nemotron-diffusion doctor` checks the installation."
         )
+
+
+class TestTakingIn:
+    """What is counted and streamed of the requests of a step."""
+
+    @staticmethod
+    def request(mode: str | None, output: int, sent: int, finished: bool = False) -> Any:
+        return SimpleNamespace(
+            mode=mode and DecodingMode(mode),
+            output_ids=[0] * output,
+            send_token_offset=sent,
+            finished=lambda: finished,
+        )
+
+    @pytest.fixture(autouse=True)
+    def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, DecodingMode]]:
+        counted: list[tuple[Any, DecodingMode]] = []
+        counters = SimpleNamespace(returned=lambda req, mode: counted.append((req, mode)))
+        monkeypatch.setattr(registration.counters, "of_process", lambda: counters)
+        monkeypatch.setattr(registration.admission, "mode_of", lambda req: req.mode)
+        return counted
+
+    @pytest.mark.parametrize(
+        ("mode", "output", "sent", "finished", "streamed"),
+        [
+            ("diffusion", 5, 5, False, False),  # it waits for its block
+            ("diffusion", 6, 5, False, True),
+            ("diffusion", 5, 5, True, True),
+            ("diffusion", 4, 5, False, False),  # retracted
+            ("ar", 5, 5, False, True),
+            ("self_speculation", 5, 5, False, True),
+            (None, 5, 5, False, True),  # another model's
+        ],
+    )
+    def test_who_is_streamed(
+        self, mode: str | None, output: int, sent: int, finished: bool, streamed: bool, counted: Any
+    ) -> None:
+        other = self.request("ar", 1, 0)
+        req = self.request(mode, output, sent, finished)
+        assert registration._take_in([req, other]) == ([req, other] if streamed else [other])
+        expected = [(req, DecodingMode(mode))] if mode else []
+        assert counted == [*expected, (other, DecodingMode.AR)]
+
+    def test_without_a_worker_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registration.counters, "of_process", lambda: None)
+        reqs = [self.request(None, 3, 3), self.request(None, 0, 0, True)]
+        assert registration._take_in(reqs) == reqs
 
 
 class TestAnotherVersion:
