@@ -56,10 +56,16 @@ def register_all() -> None:
     _register_model()
     _register_algorithm()
     attention_backend.register()
-    if not any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ())):
+    if not _has_flag():
         HookRegistry.register(FLAGS_TARGET, flags.add_flags, HookType.AFTER)
     for patch in engine_patches():
         patch.apply()
+
+
+def _has_flag() -> bool:
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    return any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ()))
 
 
 def version_problem() -> str | None:
@@ -129,6 +135,7 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     """Rows for `nemotron-diffusion doctor`: the version, the registrations and each patch."""
     from sglang.srt.arg_groups.resolution_hooks import _HOOKS
     from sglang.srt.models.registry import ModelRegistry
+    from sglang.srt.plugins.hook_registry import HookRegistry
     from sglang.srt.speculative.spec_registry import get_spec
     from sglang.version import __version__
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -140,6 +147,7 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
         ("model class", ARCHITECTURE in ModelRegistry.models),
         ("serving defaults", choose_algorithm in _HOOKS.get(RESOLUTION_STEP, ())),
         ("speculative algorithm", get_spec(ALGORITHM) is not None),
+        ("command-line flag", _has_flag() and FLAGS_TARGET in HookRegistry._patched),
     ):
         rows.append((what, is_there, "registered" if is_there else "not registered"))
     rows.extend((f"patch {patch.name}", patch.is_applied(), patch.reason) for patch in engine_patches())

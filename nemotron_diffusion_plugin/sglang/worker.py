@@ -57,6 +57,8 @@ class BlockWorker(BaseSpecWorker):
         self.speculative_num_steps = 1
         self.topk = 1
         self.reads_flags = torch.device(self.device).type == "cpu"
+        self.others_pending = False
+        """Whether the step before had requests of other modes, whose tokens SGLang takes in behind this step."""
         self.counters = counters.Counters.for_server(server_args)
         admission.configure(self.settings)
 
@@ -118,6 +120,7 @@ class BlockWorker(BaseSpecWorker):
         if batch.forward_mode.is_extend():
             self.counters.engine_forward("causal")
             result = self.prefill.run(batch)
+            self.others_pending = True
         elif batch.forward_mode == ForwardMode.DECODE:
             result = self._decode(batch, grammar_barrier)
         else:
@@ -142,6 +145,7 @@ class BlockWorker(BaseSpecWorker):
         self._place(step)
         if self._is_plain(step):
             result = self._plain_decode(step)
+            self.others_pending = True
             self.counters.engine_forward("causal", self.forward.count - before)
             return result
         chain, drafted, denoised = self._draft(step)
@@ -215,7 +219,9 @@ class BlockWorker(BaseSpecWorker):
         table.lay_out(
             step.index[picked], step.seeds[picked], table.on_device(table.block_size[slots[speculating]])
         )
-        bound = self.settings.denoise_forwards if (going & ~diffusion).any() else UNBOUNDED
+        others = bool((going & ~diffusion).any())
+        bound = self.settings.denoise_forwards if others or self.others_pending else UNBOUNDED
+        self.others_pending = others
         result = self.drafter.run(
             slots[speculating], int(table.start[slots].max()) + self.settings.block_size, bound, only=slots
         )

@@ -67,6 +67,7 @@ def test_everything_is_registered() -> None:
     assert all(rows().values())
     assert set(rows()) == {
         *("SGLang version", "config class", "model class", "serving defaults", "speculative algorithm"),
+        "command-line flag",
         *(f"patch {patch.name}" for patch in PATCHES),
     }
 
