@@ -14,9 +14,10 @@ from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 from nemotron_diffusion_plugin.serving.block_forward import BlockRows, lay_out_rows
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
+from nemotron_diffusion_plugin.sglang import attention_backend
 from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
-RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4"})
+RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4", attention_backend.NAME})
 """Attention backends that take blocks of unequal width in one forward; the others get one forward per width."""
 
 BACKENDS = RAGGED_BACKENDS | {"flashinfer", "triton"}
