@@ -5,6 +5,7 @@ The engines cannot share an environment, so vLLM's server runs with the Python o
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,6 @@ class VllmServer(vllm_launch.Server):
 
     def environment(self) -> dict[str, str]:
         """Without what only SGLang needs."""
-        import os
-
         clean = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         return vllm_launch.environment(clean, offline=True)
 

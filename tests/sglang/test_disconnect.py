@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import httpx
 import pytest
 
 from tests.common.cases import MODES, Case, mixed_cases, prompt
@@ -85,8 +86,6 @@ def test_all_aborted_at_once(running: Running) -> None:
     ]
 
     async def abort_all() -> list[int]:
-        import httpx
-
         async with httpx.AsyncClient(base_url=running.server.url, timeout=120) as http:
             pending = [asyncio.create_task(http.post("/generate", json=body)) for body in bodies]
             await asyncio.sleep(1.0)
