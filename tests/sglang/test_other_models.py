@@ -43,6 +43,7 @@ def serve(folder: Path, log: Path, plugins: str) -> tuple[list[list[int]], dict[
             tokens.append(reply.json()["output_ids"])
         info = client.http.get("/server_info").json()
         names = client.http.get("/metrics/").text
+        assert "Traceback" not in log.read_text()
     return tokens, {name: value for name, value in info.items() if name not in CHANGING}, names
 
 
@@ -68,6 +69,3 @@ def test_llama_is_served_as_without_the_plugin(tmp_path: Path) -> None:
     assert beside[1] == without[1]
     assert beside[1]["speculative_algorithm"] is None
     assert "nemotron_diffusion" not in beside[2]
-    log = (tmp_path / "beside.log").read_text()
-    assert "Traceback" not in log
-    assert "nemotron" not in log.replace(f"{CPU_PLUGIN},{OUR_PLUGIN}", "").lower() or "loaded" in log.lower()

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.engine
         (lose_a_layer, {}, ["encoder.layers.1."]),
         (truncate, {}, [WEIGHTS]),
         (put_in_a_nan, {}, ["encoder.norm.weight", "NaN"]),
-        (shorten_rope, {}, ["--context-length: got 256, expected at most 128"]),
+        (shorten_rope, {}, ["context_length: got 256, expected at most 128"]),
         (leave, {"NEMOTRON_DIFFUSION_OPTIONS": '{"threshold": 1.5}'}, ["threshold", "1.5", "(0, 1]"]),
     ],
     ids=["prefix", "missing layer", "truncated", "nan", "context", "threshold"],
