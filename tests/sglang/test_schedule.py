@@ -21,6 +21,8 @@ SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step":
 
 
 def steps(running: Running, skipped: int = 0) -> list[dict[str, Any]]:
+    if not running.forward_log.exists():  # nothing has run
+        return []
     return [json.loads(line) for line in running.forward_log.read_text().splitlines()[skipped:]]
 
 
