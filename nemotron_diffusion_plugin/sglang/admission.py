@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
 from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
@@ -14,6 +15,8 @@ from nemotron_diffusion_plugin.sglang.settings import settings_of
 
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
+
+_MODE = "_nemotron_diffusion_mode"
 
 _settings: ServerSettings | None = None
 
@@ -28,7 +31,11 @@ def mode_of(req: Any) -> DecodingMode | None:
     """The decoding mode of an admitted request; None where the worker is not ours."""
     if _settings is None:
         return None
-    return _settings.options(own_options(req.sampling_params.custom_params)).decoding_mode
+    mode: DecodingMode | None = getattr(req, _MODE, None)
+    if mode is None:
+        mode = _settings.options(own_options(req.sampling_params.custom_params)).decoding_mode
+        setattr(req, _MODE, mode)
+    return mode
 
 
 def problem(req: Any) -> str | None:
@@ -49,13 +56,17 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
     """Raise `OptionError` (a ValueError, answered with 400) for a request that SGLang's front end has tokenized."""
     from sglang.srt.runtime_context import get_spec
 
+    config = tokenizer_manager.model_config
     params = getattr(request, "sampling_params", None)
-    if params is None or get_spec().speculative_algorithm != ALGORITHM:
+    if params is None or ARCHITECTURE not in (config.hf_config.architectures or ()):
+        return
+    settings = settings_of(config.hf_config)
+    if get_spec().speculative_algorithm != ALGORITHM:
+        _refuse_all_but_ar(params, settings)
         return
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
-    settings = settings_of(tokenizer_manager.model_config.hf_config)
     validate_request(request, list(params.stop_token_ids or ()), settings)
-    _refuse_unknown_ids(request, tokenizer_manager.model_config.vocab_size)
+    _refuse_unknown_ids(request, config.vocab_size)
 
 
 def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> None:
@@ -71,14 +82,29 @@ def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> No
             raise OptionError(
                 f"field '{name}': got a value, expected none: this model's server cannot honour it"
             )
+    if params.n > 1 and params.sampling_seed is not None and not is_greedy(params):
+        raise OptionError(
+            f"field 'n': got {params.n} with a seed, expected 1: SGLang gives every choice the same seed, so all would "
+            "be equal; send requests with seeds of their own"
+        )
     if options.decoding_mode is DecodingMode.DIFFUSION:
         _refuse_meaningless_in_diffusion(params, options)
 
 
+def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
+    """Raise `OptionError` for a mode that does not exist where another speculative algorithm runs, or none."""
+    options = settings.options(own_options(params.custom_params))
+    if options != settings.defaults and options.decoding_mode is not DecodingMode.AR:
+        raise OptionError(
+            f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
+            "this server was started with another speculative algorithm"
+        )
+
+
 def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
     """Raise `OptionError` for what SGLang would look up past the vocabulary's end, which ends its scheduler."""
-    for name in ("input_ids", "token_ids_logprob"):
-        ids = getattr(request, name, None)
+    named = {name: getattr(request, name, None) for name in ("input_ids", "token_ids_logprob")}
+    for name, ids in {**named, "stop_token_ids": request.sampling_params.stop_token_ids}.items():
         ends = (0, 0) if ids is None else (min(ids, default=0), max(ids, default=0))
         outside = [one for one in ends if not 0 <= one < vocab_size]
         if outside:

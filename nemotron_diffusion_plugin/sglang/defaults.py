@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.context import check_context_length
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -14,8 +15,8 @@ from nemotron_diffusion_plugin.sglang.settings import settings_of
 def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     """Wrap a step of SGLang's resolution of arguments: select our algorithm for our architecture.
 
-    An algorithm that the user named stays. Raises `OptionError` for bad server defaults and ValueError for another
-    number of draft tokens than the model's block.
+    An algorithm that the user named stays. Raises `OptionError` for bad server defaults and ValueError for a context
+    past the rotations or another number of draft tokens than the model's block.
     """
     from sglang.srt.arg_groups.model_override_base import (
         is_attention_backend_not_set,
@@ -26,13 +27,14 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     from sglang.srt.runtime_context import get_platform
 
     previous(server_args)
-    given = resolving_view(server_args)
-    if given.speculative_algorithm not in (None, ALGORITHM):
-        return
-    hf_config = model_config_of(server_args).hf_config
+    given, model_config = resolving_view(server_args), model_config_of(server_args)
+    hf_config = model_config.hf_config
     if ARCHITECTURE not in (hf_config.architectures or ()):
         return
     settings = settings_of(hf_config)
+    check_context_length(hf_config.rope_parameters, model_config.context_len, "--context-length")
+    if given.speculative_algorithm not in (None, ALGORITHM):
+        return
     if given.speculative_num_draft_tokens not in (None, settings.block_size):
         raise ValueError(
             f"speculative_num_draft_tokens: got {given.speculative_num_draft_tokens}, expected {settings.block_size}, "
@@ -62,6 +64,7 @@ def refuse_unsupported(server_args: Any) -> None:
     for name, expected, reason in (
         ("pp_size", 1, "a draft forward needs the whole model on one rank; use --tp-size"),
         ("enable_dp_attention", False, "every rank must see all tokens; use --tp-size or several servers"),
+        ("tokenizer_worker_num", 1, "SGLang's further front-end processes load no plugins"),
         ("enable_lora", False, "requests cannot bring adapters of their own yet"),
         ("enable_pdmux", False, "prefill and blocks share one set of attention buffers"),
         ("enable_two_batch_overlap", False, "a block cannot be split over two batches"),

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 
 
-def grammar_mask(
-    batch: Any, rows: np.ndarray, chains: torch.Tensor, barrier: Any
-) -> Callable[[torch.Tensor], None] | None:
+def grammar_mask(batch: Any, rows: np.ndarray, chains: torch.Tensor) -> Callable[[torch.Tensor], None] | None:
     """Return what masks logits `[R * W, V]` of the batch rows `rows` in place; None when no grammar is active there.
 
     `chains` int64 `[R, W]` are seed and drafts. A draft that the grammar forbids is rejected, because the row before it
-    cannot choose it.
+    cannot choose it. SGLang runs batches with a grammar without overlap: the grammars have taken in every step before.
     """
     from sglang.srt.speculative.spec_utils import GrammarTree, build_grammar_vocab_mask
 
@@ -24,6 +22,6 @@ def grammar_mask(
         tree=GrammarTree.from_linear_chain(chains),
         sampling_info=batch.sampling_info,
         device=chains.device,
-        barrier=barrier,
+        barrier=None,
     )
     return None if mask is None else mask.apply

@@ -22,40 +22,34 @@ def has_penalties(params: Any) -> bool:
 
 
 class OutputCounts:
-    """How often each slot's request has emitted each token; the table is made for the first request that needs it."""
+    """How often each slot's request has emitted each token; only requests with penalties take memory for it."""
 
     def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
         self.active = np.zeros(slots, dtype=bool)
         self._weights = np.zeros((slots, len(NEUTRAL)), dtype=np.float32)
-        self._shape = (slots, vocab_size)
+        self._vocab_size = vocab_size
         self._device = device
-        self._counts: torch.Tensor | None = None
+        self._counts: dict[int, torch.Tensor] = {}
 
     def take(self, slot: int, params: Any, emitted: Sequence[int]) -> None:
         """Take over a slot for a request that has emitted some tokens already."""
         self.active[slot] = has_penalties(params)
+        self._counts.pop(slot, None)
         if not self.active[slot]:
             return
         self._weights[slot] = [getattr(params, name) for name in NEUTRAL]
-        if self._counts is None:
-            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
         ids = torch.tensor(list(emitted), dtype=torch.int64, device=self._device)
-        self._counts[slot] = torch.bincount(ids, minlength=self._shape[1]).to(torch.int32)
+        self._counts[slot] = torch.bincount(ids, minlength=self._vocab_size).to(torch.int32)
 
     def add(self, slots: np.ndarray, tokens: torch.Tensor, lengths: torch.Tensor) -> None:
         """Count the first `lengths` (int64 `[R]`) of the tokens int64 `[R, W]` that each slot emits."""
-        rows = np.flatnonzero(self.active[slots])
-        if not len(rows) or self._counts is None:
-            return
-        index = torch.from_numpy(slots[rows]).to(self._device)
-        picked = torch.from_numpy(rows).to(self._device)
         column = torch.arange(tokens.shape[1], device=self._device)
-        real = (column < lengths[picked, None]).to(torch.int32)
-        self._counts.index_put_((index[:, None].expand_as(real), tokens[picked]), real, accumulate=True)
+        for row in np.flatnonzero(self.active[slots]):
+            real = (column < lengths[row]).to(torch.int32)
+            self._counts[int(slots[row])].index_put_((tokens[row],), real, accumulate=True)
 
     def apply(self, slot: int, logits: torch.Tensor, chain: torch.Tensor) -> None:
         """Penalise a request's causal logits `[W, V]` in place; `chain` int64 `[W]` are its seed and drafts."""
-        assert self._counts is not None
         width = len(chain)
         before = torch.tril(torch.ones(width, width, dtype=torch.bool, device=logits.device))
         before[:, 0] = False  # the seed is counted already

@@ -53,6 +53,7 @@ class Prefill:
         So a seeded request draws the same tokens whatever runs beside it, and a retracted request keeps its penalties.
         """
         runner = self.target_worker.model_runner
+        self.target_worker.set_hicache_consumer(batch.hicache_consumer_index)
         forward_batch = ForwardBatch.init_new(batch, runner, return_hidden_states_before_norm=False)
         result: GenerationBatchResult = self.target_worker.forward_batch_generation(
             batch=None, forward_batch=forward_batch, is_verify=True

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 
-from nemotron_diffusion_plugin.sglang.acceptance import Acceptance
+from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward, PreparedBlocks
 from nemotron_diffusion_plugin.sglang.grammar import grammar_mask
 from nemotron_diffusion_plugin.sglang.requests import Requests
@@ -42,29 +43,27 @@ class Verifier:
         self.table = requests.table
         self.acceptance = Acceptance(self.table, requests.seeds, requests.counts)
 
-    def verify(self, step: DecodeStep, rows: np.ndarray, chain: torch.Tensor, barrier: Any) -> Verified:
-        """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing.
-
-        `barrier` is SGLang's: grammars have taken in the previous step once it returns.
-        """
+    def verify(self, step: DecodeStep, rows: np.ndarray, chain: torch.Tensor) -> Verified:
+        """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing."""
         widths = self.table.block_size[step.slots[rows]].astype(np.int64)
         stride = int(widths.max(initial=1))
         tokens = torch.zeros(step.size, stride, dtype=torch.int64, device=chain.device)
         lengths = torch.zeros(step.size, dtype=torch.int64, device=chain.device)
-        output = LogitsProcessorOutput(next_token_logits=None)
-        if len(rows):
-            picked = self.table.on_device(rows)
-            real = torch.arange(stride, device=chain.device) < self.table.on_device(widths)[:, None]
-            chains = torch.where(real, chain[picked, :stride], 0)
-            blocks, logits = self._run(step, rows, widths, chains)
-            mask = grammar_mask(step.batch, rows, chains, barrier) if step.batch.has_grammar else None
-            outcome = self.acceptance.decide(step, rows, blocks, chains, logits, mask)
-            tokens[picked], lengths[picked] = outcome.tokens, outcome.lengths
-            self.requests.note_ended(step.index[picked], step.computed[picked], outcome)
-            if outcome.logits is not None:
-                output.next_token_logits = _all_rows(step, picked, outcome.logits)
+        logits = None
         if step.batch.return_logprob:
-            self._add_logprobs(step, output, tokens)
+            shape = (step.size, stride, self.forward.vocab_size)
+            logits = torch.zeros(shape, dtype=torch.float32, device=chain.device)
+        for part in self._parts(widths):
+            taken = self.table.on_device(rows[part])
+            outcome = self._decide(step, rows[part], widths[part], chain[taken, :stride])
+            tokens[taken], lengths[taken] = outcome.tokens, outcome.lengths
+            self.requests.note_ended(step.index[taken], step.computed[taken], outcome)
+            if logits is not None and outcome.logits is not None:
+                logits[taken] = outcome.logits
+        output = LogitsProcessorOutput(next_token_logits=None)
+        if logits is not None:
+            output.next_token_logits = logits.view(-1, logits.shape[2])
+            compute_spec_logprobs(step.batch, output, tokens.reshape(-1), chain_stride=stride)
         last = tokens.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
         return Verified(tokens, lengths, torch.where(lengths > 0, last, step.seeds), output)
 
@@ -75,39 +74,16 @@ class Verifier:
             step.slots[rows], step.index[picked], step.computed[picked], widths, 0, causal=True
         )
 
-    def _run(
-        self, step: DecodeStep, rows: np.ndarray, widths: np.ndarray, chains: torch.Tensor
-    ) -> tuple[PreparedBlocks, torch.Tensor]:
-        """One forward, or several where the backend takes one width at a time; logits `[T, V]` in the order of rows."""
-        order = np.arange(len(rows)) if self.forward.ragged else np.argsort(widths, kind="stable")
-        parts = [order[part] for part in self.forward.chunks(widths[order])]
-        whole = self.blocks(step, rows, widths)
-        if len(parts) == 1:
-            return whole, self.forward.run(whole, chains[whole.owner, whole.local])
-        logits: torch.Tensor | None = None
-        for part in parts:
-            blocks = self.blocks(step, rows[part], widths[part])
-            own = chains[self.table.on_device(part)]
-            output = self.forward.run(blocks, own[blocks.owner, blocks.local])
-            if logits is None:
-                logits = output.new_empty(whole.num_tokens, output.shape[1])
-            places = np.concatenate([np.arange(whole.offsets[row], whole.offsets[row + 1]) for row in part])
-            logits[self.table.on_device(places)] = output
-        assert logits is not None
-        return whole, logits
+    def _parts(self, widths: np.ndarray) -> list[np.ndarray]:
+        """Which rows share a forward: as many as its logits allow, of one width where the backend wants that."""
+        order = np.arange(len(widths)) if self.forward.ragged else np.argsort(widths, kind="stable")
+        return [order[part] for part in self.forward.chunks(widths[order])]
 
-    def _add_logprobs(self, step: DecodeStep, output: Any, tokens: torch.Tensor) -> None:
-        from sglang.srt.layers.logprob_processor import compute_spec_logprobs
-
-        if output.next_token_logits is None:  # everybody waits
-            output.next_token_logits = torch.zeros(
-                tokens.numel(), self.forward.vocab_size, device=tokens.device
-            )
-        compute_spec_logprobs(step.batch, output, tokens.reshape(-1), chain_stride=tokens.shape[1])
-
-
-def _all_rows(step: DecodeStep, picked: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Logits `[R * W, V]` of every request of the batch, zeros for those that took no part."""
-    full = logits.new_zeros(step.size, *logits.shape[1:])
-    full[picked] = logits
-    return full.view(-1, logits.shape[2])
+    def _decide(self, step: DecodeStep, rows: np.ndarray, widths: np.ndarray, chain: torch.Tensor) -> Outcome:
+        """One forward over the chains int64 `[R, W]` of the batch rows `rows`, and what comes of it."""
+        column = torch.arange(chain.shape[1], device=chain.device)
+        chain = torch.where(column < self.table.on_device(widths)[:, None], chain, 0)
+        blocks = self.blocks(step, rows, widths)
+        logits = self.forward.run(blocks, chain[blocks.owner, blocks.local])
+        mask = grammar_mask(step.batch, rows, chain) if step.batch.has_grammar else None
+        return self.acceptance.decide(step, rows, blocks, chain, logits, mask)

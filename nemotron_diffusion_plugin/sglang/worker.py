@@ -11,7 +11,6 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.serving.context import check_context_length
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, BlockPhase
@@ -51,7 +50,6 @@ class BlockWorker(BaseSpecWorker):
                 f"speculative_algorithm: got '{ALGORITHM}' for {config.hf_config.architectures}, which only "
                 f"{ARCHITECTURE} can run"
             )
-        check_context_length(config.hf_config.rope_parameters, config.context_len, "--context-length")
         self.settings = settings_of(config.hf_config)
         self.speculative_num_draft_tokens = self.settings.block_size
         self.speculative_num_steps = 1
@@ -113,7 +111,6 @@ class BlockWorker(BaseSpecWorker):
         self,
         batch: Any,
         on_publish: Any = None,
-        grammar_barrier: Any = None,
         pp_proxy_tensors: Any = None,
     ) -> GenerationBatchResult:
         """Run a prefill, or one step of draft and verify, and return what each request emits."""
@@ -122,7 +119,7 @@ class BlockWorker(BaseSpecWorker):
             result = self.prefill.run(batch)
             self.others_pending = True
         elif batch.forward_mode == ForwardMode.DECODE:
-            result = self._decode(batch, grammar_barrier)
+            result = self._decode(batch)
         else:
             raise RuntimeError(
                 f"forward mode: got {batch.forward_mode}, expected EXTEND or DECODE; data-parallel attention is not "
@@ -132,7 +129,7 @@ class BlockWorker(BaseSpecWorker):
             on_publish(result.new_seq_lens)
         return result
 
-    def _decode(self, batch: Any, grammar_barrier: Any) -> GenerationBatchResult:
+    def _decode(self, batch: Any) -> GenerationBatchResult:
         slots = slots_of(batch)
         step = DecodeStep(
             batch,
@@ -154,7 +151,7 @@ class BlockWorker(BaseSpecWorker):
         rows = np.flatnonzero(
             (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
         )
-        verified = self.verifier.verify(step, rows, chain, grammar_barrier)
+        verified = self.verifier.verify(step, rows, chain)
         self.counters.engine_forward("causal", self.forward.count - before)
         widths = np.zeros(step.size, dtype=np.int64)
         widths[rows] = self.table.block_size[slots[rows]]

@@ -67,6 +67,8 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
 class NemotronLabsDiffusionModel(LlamaForCausalLM):
     """Nemotron-Labs-Diffusion as SGLang runs it; the class bears the architecture's name, which SGLang looks for."""
 
+    _is_complete = False
+
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
         from nemotron_diffusion_plugin.sglang.registration import check_in_place
 
@@ -79,7 +81,7 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         """Load the published tensor names and the drafter LoRA.
 
         Raises `CheckpointError` naming the tensors found and expected when they do not match, and the file or
-        tensor that is damaged.
+        tensor that is damaged. Later calls may bring some tensors only, as SGLang's updates of weights do.
         """
         found: list[str] = []
         try:
@@ -92,12 +94,14 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
             found.extend(name for name, _ in weights)
             self._check_names(found)
             raise
-        self._check_names(found)
-        self._load_drafter_lora()
+        if not self._is_complete:
+            self._check_names(found)
+            self._load_drafter_lora()
+            self._is_complete = True
         return loaded
 
     def _check_names(self, found: list[str]) -> None:
-        if self.quant_config is None:
+        if self.quant_config is None and not self._is_complete:
             check_names(found, self.config)
 
     def _load_drafter_lora(self) -> None:
