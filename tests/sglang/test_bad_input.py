@@ -180,6 +180,26 @@ def test_ids_outside_the_vocabulary(running: Running, case: Case, mode: str, tok
 
 
 @pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"stop_token_ids": [2**63], "min_new_tokens": 1}, ["stop_token_ids", str(2**63)]),
+        ({"stop_token_ids": [10**6], "min_new_tokens": 1}, ["stop_token_ids", str(10**6)]),
+        ({"n": 2, "sampling_seed": 1, "temperature": 0.8}, ["'n'", "got 2 with a seed"]),
+    ],
+    ids=["past int64", "past the vocabulary", "equal choices"],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_parameters_that_no_mode_has(
+    running: Running, case: Case, mode: str, parameters: dict[str, Any], named: list[str]
+) -> None:
+    body = running.client.body(case, {**parameters, "custom_params": {"decoding_mode": mode}})
+    reply = running.client.post(body)
+    assert reply.status_code == 400, reply.text
+    assert not [text for text in named if text not in message_of(reply)], message_of(reply)
+    assert running.server.healthy()
+
+
+@pytest.mark.parametrize(
     "odd",
     [{"top_logprobs_num": 10**6}, {"token_ids_logprob": [10**6]}, {"token_ids_logprob": [-5000]}],
     ids=str,

@@ -64,6 +64,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [
     ),
     (["--speculative-num-draft-tokens", "16"], ["speculative_num_draft_tokens", "got 16", "32"]),
     (["--pp-size", "2"], ["pp_size: got 2, expected 1"]),
+    (["--tokenizer-worker-num", "2"], ["tokenizer_worker_num: got 2, expected 1"]),
     (["--enable-lora", "--lora-paths", "a=/nowhere"], ["enable_lora: got True, expected False"]),
 ]
 

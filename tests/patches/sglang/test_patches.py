@@ -21,6 +21,7 @@ from nemotron_diffusion_patches.sglang import (
     HookPatch,
     admission_check,
     cuda_graph_runner,
+    finish_check,
     last_output,
     request_rows,
     request_validation,
@@ -42,6 +43,7 @@ PARAMETERS = {
     "retraction": ["self"],
     "request-rows": [],
     "waiting-requests": ["self", "num_correct_drafts"],
+    "finish-check": ["self", "new_accepted_len"],
     "last-output": ["self"],
     "returned-tokens": ["self", "reqs", "return_logprob", "skip_req"],
     "cuda-graph-runner": ["self"],
@@ -194,6 +196,30 @@ class TestCudaGraphRunner:
         runner = put_in_place(cuda_graph_runner.patch(is_ours, asked), Original("SGLang's"))
         assert runner(SimpleNamespace(spec_algorithm=OTHER)) == "SGLang's"
         assert asked.calls == []
+
+
+class TestFinishCheck:
+    def test_nothing_new_ends_nothing(self, put_in_place: PutInPlace) -> None:
+        original = Original()
+        update = put_in_place(finish_check.patch(), original)
+        for to_finish in (None, False):
+            update(SimpleNamespace(to_finish=to_finish), 0)
+            update(SimpleNamespace(to_finish=to_finish), new_accepted_len=0)
+        assert original.calls == []
+
+    def test_an_abort_ends_a_request_that_waits(self, put_in_place: PutInPlace) -> None:
+        original = Original()
+        req = SimpleNamespace(to_finish="abort")
+        put_in_place(finish_check.patch(), original)(req, 0)
+        assert original.calls == [((req, 0), {})]
+
+    def test_new_tokens_are_looked_at(self, put_in_place: PutInPlace) -> None:
+        original = Original()
+        update = put_in_place(finish_check.patch(), original)
+        req = SimpleNamespace(to_finish=None)
+        update(req)
+        update(req, 3)
+        assert original.calls == [((req, 1), {}), ((req, 3), {})]
 
 
 class TestLastOutput:

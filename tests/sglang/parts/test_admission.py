@@ -13,6 +13,7 @@ pytest.importorskip("sglang")
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from nemotron_diffusion_plugin.options import DecodingMode, OptionError
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
 from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
@@ -63,9 +64,13 @@ def request(options: Any = None, **params: Any) -> Any:
     )
 
 
-MANAGER = SimpleNamespace(
-    model_config=SimpleNamespace(hf_config=SimpleNamespace(block_size=32), vocab_size=100)
-)
+def manager(architectures: Any = (ARCHITECTURE,)) -> Any:
+    """SGLang's tokenizer manager for a model of these architectures."""
+    hf_config = SimpleNamespace(architectures=architectures, block_size=32)
+    return SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config, vocab_size=100))
+
+
+MANAGER = manager()
 
 
 def refused(req: Any) -> str | None:
@@ -84,6 +89,16 @@ def test_good_requests_pass() -> None:
     for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": 0}):
         assert refused(request(options, sampling_seed=1)) is None
         assert refused(request(options, temperature=0.0, max_new_tokens=5, stop=["x"], n=2)) is None
+
+
+@pytest.mark.parametrize("mode", DecodingMode)
+def test_choices_that_would_all_be_equal(mode: DecodingMode) -> None:
+    options = {"decoding_mode": mode.value}
+    message = refused(request(options, n=2, sampling_seed=0))
+    assert message is not None
+    assert message.startswith("field 'n': got 2 with a seed, expected 1")
+    for params in ({"n": 2}, {"n": 1, "sampling_seed": 0}, {"n": 2, "sampling_seed": 0, "temperature": 0.0}):
+        assert refused(request(options, **params)) is None
 
 
 @pytest.mark.parametrize(("options", "named"), OPTIONS[:-1], ids=str)
@@ -168,6 +183,14 @@ def test_ids_past_the_vocabulary(name: str, outside: int) -> None:
     assert str(refusal.value) == f"field '{name}': got the id {outside}, expected ids in 0 to 99"
 
 
+@pytest.mark.parametrize("outside", [-1, 100, 2**63])
+def test_stop_tokens_past_the_vocabulary(outside: int) -> None:
+    admission.validate_tokenized(MANAGER, request(stop_token_ids=[0, 99]))
+    with pytest.raises(OptionError) as refusal:
+        admission.validate_tokenized(MANAGER, request(stop_token_ids=[5, outside, 7]))
+    assert str(refusal.value) == f"field 'stop_token_ids': got the id {outside}, expected ids in 0 to 99"
+
+
 def test_more_logprobs_than_there_are_tokens() -> None:
     req = request()
     for req.top_logprobs_num in (None, 0, 100):
@@ -183,6 +206,42 @@ def test_mode(options: Any) -> None:
     assert admission.mode_of(request(options)) is expected
 
 
+def test_options_are_read_once() -> None:
+    req = request(DIFFUSION)
+    assert admission.mode_of(req) is DecodingMode.DIFFUSION
+    req.sampling_params = None
+    assert admission.mode_of(req) is DecodingMode.DIFFUSION
+
+
+class TestOtherAlgorithm:
+    """Our model where another speculative algorithm runs, or none: there is only AR."""
+
+    @pytest.fixture(autouse=True, params=[None, "EAGLE"])
+    def _algorithm(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        import sglang.srt.runtime_context as context
+
+        monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=request.param))
+
+    @pytest.mark.parametrize("options", [None, {}, {"decoding_mode": "ar"}])
+    def test_ar_and_the_defaults(self, options: Any) -> None:
+        admission.validate_tokenized(
+            MANAGER, request(options, return_hidden_states=True, n=2, sampling_seed=1)
+        )
+
+    @pytest.mark.parametrize("mode", [one for one in DecodingMode if one is not DecodingMode.AR])
+    def test_modes_that_are_not_there(self, mode: DecodingMode) -> None:
+        with pytest.raises(OptionError) as refusal:
+            admission.validate_tokenized(MANAGER, request({"decoding_mode": mode.value, "block_size": 4}))
+        assert str(refusal.value) == (
+            f"field 'decoding_mode': got '{mode.value}', expected 'ar': "
+            "this server was started with another speculative algorithm"
+        )
+
+    def test_bad_options_are_still_named(self) -> None:
+        with pytest.raises(OptionError, match="'threshold'"):
+            admission.validate_tokenized(MANAGER, request(NOT_OURS))
+
+
 class TestOtherServers:
     """Their requests may hold anything."""
 
@@ -191,13 +250,17 @@ class TestOtherServers:
         assert admission.problem(request(NOT_OURS, return_hidden_states=True)) is None
         assert admission.mode_of(request(NOT_OURS)) is None
 
-    @pytest.mark.parametrize("algorithm", [None, "EAGLE"])
-    def test_tokenizer_manager(self, algorithm: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("architectures", [None, [], ["LlamaForCausalLM"]])
+    @pytest.mark.parametrize("algorithm", [None, "EAGLE", ALGORITHM])
+    def test_tokenizer_manager(
+        self, algorithm: str | None, architectures: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import sglang.srt.runtime_context as context
 
         monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=algorithm))
-        admission.validate_tokenized(None, request(NOT_OURS, return_hidden_states=True))
+        foreign = request(NOT_OURS, return_hidden_states=True, stop_token_ids=[10**6])
+        admission.validate_tokenized(manager(architectures), foreign)
 
     def test_requests_that_sample_nothing(self) -> None:
-        admission.validate_tokenized(None, SimpleNamespace(sampling_params=None))
-        admission.validate_tokenized(None, SimpleNamespace())
+        admission.validate_tokenized(MANAGER, SimpleNamespace(sampling_params=None))
+        admission.validate_tokenized(MANAGER, SimpleNamespace())

@@ -41,13 +41,20 @@ def _server(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+ROPE = {"rope_type": "yarn", "original_max_position_embeddings": 64, "factor": 4.0}
+
+
 def arguments(
-    algorithm: str | None = None, drafts: int | None = None, architectures: Any = (ARCHITECTURE,)
+    algorithm: str | None = None,
+    drafts: int | None = None,
+    architectures: Any = (ARCHITECTURE,),
+    context_len: int = 256,
 ) -> Any:
+    hf_config = SimpleNamespace(architectures=architectures, block_size=16, rope_parameters=ROPE)
     return SimpleNamespace(
         speculative_algorithm=algorithm,
         speculative_num_draft_tokens=drafts,
-        model_config=SimpleNamespace(hf_config=SimpleNamespace(architectures=architectures, block_size=16)),
+        model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
         attention_backend=None,
         prefill_attention_backend=None,
         decode_attention_backend=None,
@@ -91,13 +98,19 @@ def test_a_default_backend_that_cannot_draft(
 @pytest.mark.parametrize("architectures", [None, [], ["LlamaForCausalLM"]])
 def test_other_models(architectures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, '{"threshold": 7}')
-    assert chosen(arguments(architectures=architectures, drafts=5)) == {}
+    assert chosen(arguments(architectures=architectures, drafts=5, context_len=10**6)) == {}
 
 
 def test_an_algorithm_that_the_user_named() -> None:
-    given = arguments("EAGLE", 5)
-    del given.model_config  # nothing is asked about the model
-    assert chosen(given) == {}
+    assert chosen(arguments("EAGLE", 5)) == {}
+
+
+@pytest.mark.parametrize("algorithm", [None, ALGORITHM, "EAGLE"])
+def test_a_context_past_the_rotations(algorithm: str | None) -> None:
+    given = arguments(algorithm, context_len=257)
+    with pytest.raises(ValueError, match="context_length: got 257, expected at most 256, "):
+        chosen(given)
+    assert given.chosen == {}
 
 
 def test_another_number_of_drafts() -> None:
@@ -118,6 +131,7 @@ def test_bad_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("pp_size", 2),
         ("enable_dp_attention", True),
+        ("tokenizer_worker_num", 2),
         ("enable_lora", True),
         ("disaggregation_mode", "prefill"),
         ("enable_pdmux", True),
@@ -128,6 +142,7 @@ def test_set_ups_in_which_drafts_would_be_wrong(name: str, value: object) -> Non
     switches = ("enable_dp_attention", "enable_pdmux", "enable_two_batch_overlap")
     good = {
         "pp_size": 1,
+        "tokenizer_worker_num": 1,
         "enable_lora": None,
         "disaggregation_mode": "null",
         **dict.fromkeys(switches, False),

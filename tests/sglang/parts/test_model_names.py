@@ -32,6 +32,7 @@ class Llama:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.error: Exception | None = None
+        self.loras = 0
 
     def load_weights(self, weights: Weights) -> set[str]:
         for name, _ in weights:
@@ -46,7 +47,11 @@ def llama(monkeypatch: pytest.MonkeyPatch) -> Llama:
     made = Llama()
     monkeypatch.setattr(LlamaForCausalLM, "load_weights", lambda self, weights: made.load_weights(weights))
     monkeypatch.setattr(module, "find_drafter_lora", lambda *arguments, **keywords: None)
-    monkeypatch.setattr(NemotronLabsDiffusionModel, "_load_drafter_lora", lambda self: None)
+    monkeypatch.setattr(
+        NemotronLabsDiffusionModel,
+        "_load_drafter_lora",
+        lambda self: setattr(made, "loras", made.loras + 1),
+    )
     return made
 
 
@@ -117,3 +122,32 @@ def test_values_are_checked(model: Any) -> None:
 def test_quantized_checkpoints_have_names_of_their_own(model: Any) -> None:
     model.quant_config = object()
     model.load_weights(weights(model, also="encoder.layers.0.mlp.up_proj.weight_scale"))
+
+
+class TestUpdates:
+    """SGLang's updates of weights bring a few tensors at a time, once a checkpoint has been loaded."""
+
+    def test_some_tensors(self, model: Any, llama: Llama) -> None:
+        model.load_weights(weights(model))
+        model.load_weights([("encoder.norm.weight", torch.zeros(1))])
+        assert llama.names[-1] == "model.norm.weight"
+        assert llama.loras == 1
+
+    def test_a_load_that_failed_was_none(self, model: Any, llama: Llama) -> None:
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match=r"encoder\.norm\.weight"):
+                model.load_weights(weights(model, "encoder.norm"))
+        assert llama.loras == 0
+        model.load_weights(weights(model))
+        assert llama.loras == 1
+
+    def test_values_are_still_checked(self, model: Any) -> None:
+        model.load_weights(weights(model))
+        with pytest.raises(CheckpointError, match="holds NaN or infinite values"):
+            model.load_weights([("encoder.norm.weight", torch.full((1,), torch.inf))])
+
+    def test_what_sglang_says_comes_through(self, model: Any, llama: Llama) -> None:
+        model.load_weights(weights(model))
+        llama.error = KeyError("no such parameter")
+        with pytest.raises(KeyError, match="no such parameter"):
+            model.load_weights([("encoder.nothing", torch.zeros(1))])

@@ -117,7 +117,16 @@ def test_only_real_tokens_of_requests_with_penalties_are_counted(counts: OutputC
 def test_nobody_with_penalties_needs_no_table(counts: OutputCounts) -> None:
     counts.take(0, params(), [1, 2])
     counts.add(np.array([0]), torch.tensor([[3]]), torch.tensor([1]))
-    assert counts._counts is None
+    assert not counts._counts
+
+
+def test_memory_follows_the_requests_with_penalties(counts: OutputCounts) -> None:
+    for slot in (0, 2):
+        counts.take(slot, params(presence_penalty=1.0), [1])
+    counts.take(1, params(), [1])
+    assert counts._counts.keys() == {0, 2}
+    counts.take(0, params(), [1])
+    assert counts._counts.keys() == {2}
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

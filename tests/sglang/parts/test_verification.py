@@ -1,0 +1,159 @@
+"""A verify forward in parts: each is decided on its own, and their rows come together in the order of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sglang")
+
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang import verification
+from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
+from nemotron_diffusion_plugin.sglang.requests import Requests
+from nemotron_diffusion_plugin.sglang.step import DecodeStep
+from nemotron_diffusion_plugin.sglang.verification import Verified, Verifier
+from tests.sglang.parts.sampled import batch_of, params
+from tests.sglang.parts.verify_rows import causal_rows
+
+pytestmark = pytest.mark.engine
+
+VOCAB = 20
+WIDTHS = [4, 1, 2, 4, 1]
+SLOTS = np.array([6, 2, 0, 5, 3, 1])
+"""The request of the first row waits for its block."""
+
+SEED_TOKEN = 3
+COMPUTED = 10
+
+
+class Forward:
+    """A target whose next token is always the one after; it takes `most` requests, of one width if not ragged."""
+
+    vocab_size = VOCAB
+
+    def __init__(self, most: int, ragged: bool) -> None:
+        self.most, self.ragged = most, ragged
+        self.seen: list[list[int]] = []
+
+    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
+        start = 0
+        while start < len(rows):
+            stop = start + 1
+            while (
+                stop < len(rows) and stop - start < self.most and (self.ragged or rows[stop] == rows[start])
+            ):
+                stop += 1
+            yield slice(start, stop)
+            start = stop
+
+    def prepare(
+        self,
+        slots: np.ndarray,
+        index: torch.Tensor,
+        starts: torch.Tensor,
+        widths: np.ndarray,
+        *_: Any,
+        **__: Any,
+    ) -> PreparedBlocks:
+        assert index.tolist() == slots.tolist()
+        self.seen.append(widths.tolist())
+        return causal_rows(index, starts, widths)
+
+    def run(self, blocks: PreparedBlocks, token_ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((token_ids + 1) % VOCAB, VOCAB).float() * 9
+
+
+def verify(
+    forward: Forward, rows: np.ndarray, return_logprob: bool = False, has_grammar: bool = False
+) -> Verified:
+    requests = Requests(ServerSettings.read(4, None), 8, VOCAB - 1, VOCAB, torch.device("cpu"))
+    for slot, width in zip(SLOTS[1:], WIDTHS, strict=True):
+        options = requests.table.settings.options({"decoding_mode": "self_speculation", "block_size": width})
+        requests.table.take(
+            int(slot), options, prompt_len=COMPUTED, limit=1000, temperature=0.0, min_tokens=0, stop_ids=()
+        )
+        requests.counts.take(int(slot), params(top_k=1), [SEED_TOKEN])
+    batch = batch_of([params(top_k=1)] * len(SLOTS), return_logprob=return_logprob)
+    batch.has_grammar = has_grammar
+    size = len(SLOTS)
+    step = DecodeStep(
+        batch, SLOTS, torch.from_numpy(SLOTS), torch.full((size,), COMPUTED), torch.full((size,), SEED_TOKEN)
+    )
+    chain = torch.arange(SEED_TOKEN, SEED_TOKEN + 4).repeat(size, 1)
+    chain[3, 1] = 0  # a draft that is rejected, of the block of width 2
+    chain[4, 2] = 0
+    return Verifier(forward, requests).verify(step, rows, chain)  # type: ignore[arg-type]
+
+
+EXPECTED = [[0, 0, 0, 0], [4, 5, 6, 7], [4, 0, 0, 0], [4, 0, 0, 0], [4, 5, 0, 0], [4, 0, 0, 0]]
+LENGTHS = [0, 4, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("most", "ragged", "parts"),
+    [
+        (9, True, [WIDTHS]),
+        (2, True, [[4, 1], [2, 4], [1]]),
+        (9, False, [[1, 1], [2], [4, 4]]),
+        (1, False, [[1], [1], [2], [4], [4]]),
+    ],
+)
+def test_parts(most: int, ragged: bool, parts: list[list[int]]) -> None:
+    forward = Forward(most, ragged)
+    verified = verify(forward, np.arange(1, 6))
+    assert forward.seen == parts
+    assert verified.tokens.tolist() == EXPECTED
+    assert verified.lengths.tolist() == LENGTHS
+    assert verified.seeds.tolist() == [SEED_TOKEN, 7, 4, 4, 5, 4]
+    assert verified.output.next_token_logits is None
+
+
+@pytest.mark.parametrize("most", [1, 9])
+def test_logprobs_get_every_row_of_every_request(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        verification, "compute_spec_logprobs", lambda *given, **named: asked.append((*given, named))
+    )
+    verified = verify(Forward(most, ragged=True), np.arange(1, 6), return_logprob=True)
+    [(_, output, tokens, named)] = asked
+    assert named == {"chain_stride": 4}
+    assert tokens.tolist() == verified.tokens.flatten().tolist()
+    logits = output.next_token_logits.view(6, 4, VOCAB)
+    assert not logits[0].any()
+    for row, length in enumerate(LENGTHS):
+        assert logits[row, :length].argmax(1).tolist() == EXPECTED[row][:length]
+
+
+@pytest.mark.parametrize("return_logprob", [False, True])
+def test_everybody_waits(return_logprob: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "compute_spec_logprobs", lambda *given, **named: None)
+    forward = Forward(9, ragged=True)
+    verified = verify(forward, np.arange(0), return_logprob)
+    assert forward.seen == []
+    assert not verified.lengths.any()
+    assert verified.seeds.tolist() == [SEED_TOKEN] * 6
+    logits = verified.output.next_token_logits
+    assert logits.shape == (6, VOCAB) if return_logprob else logits is None
+
+
+def test_grammars_are_asked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def forbid_all_but_9(batch: SimpleNamespace, rows: np.ndarray, chains: torch.Tensor) -> Any:
+        asked.append((rows.tolist(), list(chains.shape)))
+
+        def apply(logits: torch.Tensor) -> None:
+            logits[:, :9] = logits[:, 10:] = -torch.inf
+
+        return apply
+
+    monkeypatch.setattr(verification, "grammar_mask", forbid_all_but_9)
+    verified = verify(Forward(3, ragged=True), np.arange(1, 6), has_grammar=True)
+    assert asked == [([1, 2, 3], [3, 4]), ([4, 5], [2, 4])]
+    assert verified.tokens.tolist() == [[0] * 4, *[[9, 0, 0, 0]] * 5]
