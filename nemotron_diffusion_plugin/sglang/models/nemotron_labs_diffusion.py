@@ -21,6 +21,7 @@ from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.sglang.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.sglang.log import logger
 
+_KV_SCALES = ("k_scale", "v_scale", "k_scale_float", "v_scale_float")
 _PREFIXES = {"encoder.": "model.", "diffusion_head.": "lm_head."}
 
 
@@ -57,11 +58,18 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
             scale = query_scale(positions, self.rope_parameters)
             query = (query * scale[:, None]).to(query.dtype).contiguous()
         spec_info = forward_batch.spec_info
-        view = self.bidirectional if getattr(spec_info, "bidirectional", False) else self.attn
+        view = self._bidirectional_view() if getattr(spec_info, "bidirectional", False) else self.attn
         attended = view(query, key, value, forward_batch)
         output, _ = self.o_proj(attended)
         rows = getattr(spec_info, "lora_rows", None)
         return output if rows is None else self.draft_lora(output, attended, rows)
+
+    def _bidirectional_view(self) -> RadixAttention:
+        """The second view of the KV, with the scales of a quantized cache that the first one was loaded with."""
+        if self.bidirectional.k_scale is not self.attn.k_scale:
+            for name in _KV_SCALES:
+                setattr(self.bidirectional, name, getattr(self.attn, name))
+        return self.bidirectional
 
 
 class NemotronLabsDiffusionModel(LlamaForCausalLM):
