@@ -8,6 +8,7 @@ from .demo import demo
 from .doctor import doctor
 from .generate import generate
 from .make_checkpoint import make_checkpoint
+from .roofline import roofline
 from .train_tiny import train_tiny
 
 app = typer.Typer(
@@ -23,3 +24,4 @@ app.command()(make_checkpoint)
 app.command()(train_tiny)
 app.command()(doctor)
 app.command()(demo)
+app.command()(roofline)
