@@ -9,24 +9,14 @@ import typer
 from nemotron_diffusion_plugin.options import DecodingMode
 
 from .common import bad_input_is_one_line
+from .served_model import ServedModel, find_model
 from .server_counters import ModeCounters, has_metrics, read_counters, read_settled_counters
 
 if TYPE_CHECKING:
-    from openai import OpenAI
     from rich.console import Console
 
-REQUEST_FIELDS = {"vllm": "vllm_xargs", "sglang": "custom_params"}
-"""Where a request's decoding options go, by the `owned_by` of the engine's list of models."""
 QUESTION = "Add 276 and 548 step by step."
 WARM_UP_TOKENS = 40
-
-
-@dataclass(frozen=True)
-class Served:
-    """The model a server serves, and the field of a request in which its engine takes decoding options."""
-
-    model: str
-    request_field: str
 
 
 @dataclass(frozen=True)
@@ -62,14 +52,13 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
         OSError: the server does not answer.
     """
     url = url.rstrip("/")
-    client = _client(url)
-    served = _served(client, url)
+    served = _served(url)
     answers = []
     for mode in DecodingMode:
-        _ask(client, served, question, min(max_tokens, WARM_UP_TOKENS), mode)
+        _ask(served, question, min(max_tokens, WARM_UP_TOKENS), mode)
         before = read_settled_counters(url, mode.value)
         start = time.perf_counter()
-        text, tokens = _ask(client, served, question, max_tokens, mode)
+        text, tokens = _ask(served, question, max_tokens, mode)
         seconds = time.perf_counter() - start
         counted = read_settled_counters(url, mode.value).since(before)
         answers.append(Answer(mode, text, tokens, seconds, counted))
@@ -99,41 +88,19 @@ def show(console: "Console", question: str, answers: list[Answer]) -> None:
         console.print("Self-speculation gave the autoregressive answer, token for token, as it always does.")
 
 
-def _client(url: str) -> "OpenAI":
-    try:
-        from openai import OpenAI
-    except ImportError:
-        raise ValueError(
-            "the OpenAI client is missing: pip install 'nemotron-diffusion-plugin[bench]'"
-        ) from None
-    return OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0)
-
-
-def _served(client: "OpenAI", url: str) -> Served:
-    from openai import APIConnectionError
-
-    try:
-        model = client.models.list().data[0]
-    except APIConnectionError as error:
-        raise ConnectionError(f"no server answers at {url}; start one: make serve") from error
-    if model.owned_by not in REQUEST_FIELDS:
-        raise ValueError(
-            f"the server at {url} says its model is owned by '{model.owned_by}', expected one of "
-            f"{', '.join(REQUEST_FIELDS)}: it is neither engine this plugin is for"
-        )
-    if model.owned_by == "sglang" and not has_metrics(url):
+def _served(url: str) -> ServedModel:
+    served = find_model(url)
+    if served.engine == "sglang" and not has_metrics(url):
         raise ValueError(
             f"the SGLang server at {url} has no /metrics page to count from; start it with --enable-metrics"
         )
     read_counters(url, DecodingMode.AR.value)
-    return Served(model.id, REQUEST_FIELDS[model.owned_by])
+    return served
 
 
-def _ask(
-    client: "OpenAI", served: Served, question: str, max_tokens: int, mode: DecodingMode
-) -> tuple[str, int]:
-    completion = client.chat.completions.create(
-        model=served.model,
+def _ask(served: ServedModel, question: str, max_tokens: int, mode: DecodingMode) -> tuple[str, int]:
+    completion = served.client.chat.completions.create(
+        model=served.name,
         messages=[{"role": "user", "content": question}],
         max_tokens=max_tokens,
         temperature=0,

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nemotron_diffusion_plugin.cli import app
-from nemotron_diffusion_plugin.cli.demo import REQUEST_FIELDS, ask_in_every_mode
+from nemotron_diffusion_plugin.cli.demo import ask_in_every_mode
+from nemotron_diffusion_plugin.cli.served_model import REQUEST_FIELDS
 from nemotron_diffusion_plugin.cli.server_counters import ModeCounters, parse_counters
 from nemotron_diffusion_plugin.options import DecodingMode
 
