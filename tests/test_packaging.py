@@ -38,7 +38,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipF
 def test_the_wheel_holds_the_bundled_checkpoint_and_type_marker(wheel: zipfile.ZipFile) -> None:
     folder = "nemotron_diffusion_plugin/"
     tiny = folder + "assets/tiny/"
-    wanted = {folder + "py.typed", tiny + "model.safetensors", tiny + "config.json", tiny + "tokenizer.json"}
+    wanted = {folder + f"watch/page/{name}" for name in ("index.html", "watch.js", "watch.css")}
+    wanted |= {folder + "py.typed", tiny + "model.safetensors", tiny + "config.json", tiny + "tokenizer.json"}
     assert wanted <= set(wheel.namelist())
     assert sum(item.file_size for item in wheel.infolist() if item.filename.startswith(tiny)) <= 10 * 2**20
 

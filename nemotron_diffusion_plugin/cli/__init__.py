@@ -10,6 +10,7 @@ from .generate import generate
 from .make_checkpoint import make_checkpoint
 from .roofline import roofline
 from .train_tiny import train_tiny
+from .watch import watch
 
 app = typer.Typer(
     name="nemotron-diffusion",
@@ -25,3 +26,4 @@ app.command()(train_tiny)
 app.command()(doctor)
 app.command()(demo)
 app.command()(roofline)
+app.command()(watch)
