@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.common.cases import MODES, Case, prompt
+from tests.common.dashboard import missing
 from tests.sglang.servers import Running
 
 pytestmark = [
@@ -73,3 +74,9 @@ def test_waiting_for_a_block_is_no_verify_step(running: Running) -> None:
         answer = running.client.complete(case)
     assert answer.token_ids == running.reference.generate(case).token_ids
     assert answer.meta["spec_verify_ct"] == running.reference.generate(case).verify_forwards
+
+
+def test_the_dashboard_finds_its_metrics(running: Running) -> None:
+    running.client.complete(cases(running, decoding_mode="self_speculation")[0])
+    running.client.settled()
+    assert not missing("sglang", running.client.http.get("/metrics").text)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.common.cases import Case, prompt
+from tests.common.dashboard import missing
 from tests.vllm.client import Metrics
 from tests.vllm.servers import Running
 
@@ -92,3 +93,9 @@ def test_tokens_per_forward(running: Running, mode: str) -> None:
     tokens = after.mode("generated_tokens", mode) - before.mode("generated_tokens", mode)
     forwards = sum(after.forwards(mode).values()) - sum(before.forwards(mode).values()) - 1
     assert tokens / forwards == pytest.approx(expected.tokens_per_forward)
+
+
+def test_the_dashboard_finds_its_metrics(running: Running) -> None:
+    running.client.complete(cases(running, decoding_mode="self_speculation")[0])
+    running.client.settled()
+    assert not missing("vllm", running.client.http.get("/metrics").text)
