@@ -13,11 +13,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from triton_on_cpu.kernels import block_tables, inputs, logits, logprobs, sampling, verification
+from triton_on_cpu.kernels import block_tables, drafting, inputs, logits, logprobs, sampling, verification
 from triton_on_cpu.kernels.interpreted import remember
 
 REPLACEMENTS: dict[str, Callable[..., object]] = {
     **block_tables.REPLACEMENTS,
+    **drafting.REPLACEMENTS,
     **inputs.REPLACEMENTS,
     **logits.REPLACEMENTS,
     **logprobs.REPLACEMENTS,
