@@ -9,6 +9,7 @@ from .doctor import doctor
 from .generate import generate
 from .make_checkpoint import make_checkpoint
 from .roofline import roofline
+from .train_eagle3 import train_eagle3
 from .train_tiny import train_tiny
 from .watch import watch
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(make_checkpoint)
 app.command()(train_tiny)
+app.command()(train_eagle3)
 app.command()(doctor)
 app.command()(demo)
 app.command()(roofline)
