@@ -19,11 +19,14 @@ class BlockSampling:
     positions: torch.Tensor
     steps: torch.Tensor
 
-    def of(self, part: slice, vocab: int) -> tuple[torch.Tensor, RowNoise]:
-        """The temperatures of some rows, and the noise of slices of them."""
-        seeds, positions, steps = self.seeds[part], self.positions[part], self.steps[part]
+    def part(self, rows: slice) -> BlockSampling:
+        """Some of the rows."""
+        return BlockSampling(self.temperature[rows], self.seeds[rows], self.positions[rows], self.steps[rows])
+
+    def noise(self, vocab: int) -> RowNoise:
+        """The noise of slices of the rows."""
 
         def uniform(rows: slice) -> torch.Tensor:
-            return noise.uniform(seeds[rows], positions[rows], steps[rows], vocab)
+            return noise.uniform(self.seeds[rows], self.positions[rows], self.steps[rows], vocab)
 
-        return self.temperature[part], uniform
+        return uniform

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding.commit import choose
-from nemotron_diffusion_plugin.decoding.stop import ends_block
 from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
+from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import BlockPhase, RequestTable
 
@@ -50,10 +49,13 @@ class Drafter:
     number of denoise steps is decided by the model.
     """
 
-    def __init__(self, table: RequestTable, forward: BlockForward, picker: BlockPicker) -> None:
+    def __init__(
+        self, table: RequestTable, forward: BlockForward, picker: BlockPicker, operators: Operators
+    ) -> None:
         self.table = table
         self.forward = forward
         self.picker = picker
+        self.operators = operators
 
     def run(
         self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
@@ -138,15 +140,12 @@ class Drafter:
         table = self.table
         index = group.index[skipped:]
         blocks = table.read_blocks(index)
-        chosen = choose(
-            confidence[skipped:], blocks.masked, blocks.step, blocks.length - 1, table.rules_of(index)
+        ended = self.operators.commit(
+            blocks, picked[skipped:], confidence[skipped:], table.rules_of(index), table.stop_ids[index]
         )
-        blocks.commit(picked[skipped:], chosen)
         table.write_blocks(index, blocks)
         table.steps[denoising] += 1
-        stops = table.is_stop(index, blocks.tokens) & ~blocks.masked & blocks.in_block
-        done = (blocks.finished | ends_block(blocks.tokens, blocks.masked, stops)).cpu().numpy()
-        finished = denoising[done]
+        finished = denoising[ended.cpu().numpy()]
         table.phase[finished] = BlockPhase.PLANNED
         table.planned[table.on_device(finished)] = True
         return [int(slot) for slot in finished]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding.pick import pick
 from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
+from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
 
 LOGITS_AT_ONCE = 1 << 28
@@ -22,10 +22,13 @@ Seeds = Callable[[torch.Tensor], torch.Tensor]
 class BlockPicker:
     """Picks a token and its confidence for every row; drafts of self-speculation are always the most likely token."""
 
-    def __init__(self, table: RequestTable, forward: BlockForward, seeds: Seeds) -> None:
+    def __init__(
+        self, table: RequestTable, forward: BlockForward, seeds: Seeds, operators: Operators
+    ) -> None:
         self.table = table
         self.forward = forward
         self.seeds = seeds
+        self.operators = operators
 
     def pick(
         self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows, output: torch.Tensor
@@ -44,8 +47,9 @@ class BlockPicker:
             logits = self.forward.logits(output[part])
             for begin, end, ids in banned:
                 logits[max(begin - first, 0) : max(end - first, 0)].index_fill_(1, ids, -torch.inf)
-            temperature, uniform = (None, None) if sampling is None else sampling.of(part, logits.shape[1])
-            tokens[part], confidence[part] = pick(logits, self.table.mask_token_id, temperature, uniform)
+            tokens[part], confidence[part] = self.operators.pick(
+                logits, self.table.mask_token_id, None if sampling is None else sampling.part(part)
+            )
         return tokens, confidence
 
     def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows) -> BlockSampling | None:

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingOptions, OptionError
 
 DENOISE_FORWARDS = "denoise_forwards_per_step"
-SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS)
+KERNELS_NAME = "kernels"
+TORCH = "torch"
+TRITON = "triton"
+KERNELS = (TORCH, TRITON)
+SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS, KERNELS_NAME)
 _DEFAULT_DENOISE_FORWARDS = 3
 
 
@@ -20,11 +24,13 @@ class ServerSettings:
         block_size: the model's block length B, the largest a request may ask for.
         defaults: the options of a request that names none.
         denoise_forwards: the most bidirectional forwards between two engine steps while other requests decode.
+        kernels: what computes picks, commits, acceptance and the low-rank branch, one of `KERNELS`.
     """
 
     block_size: int
     defaults: DecodingOptions
     denoise_forwards: int = _DEFAULT_DENOISE_FORWARDS
+    kernels: str = TORCH
 
     @classmethod
     def read(cls, block_size: int, raw: Mapping[str, object] | None) -> ServerSettings:
@@ -39,7 +45,12 @@ class ServerSettings:
         forwards = raw.get(DENOISE_FORWARDS, _DEFAULT_DENOISE_FORWARDS)
         if isinstance(forwards, bool) or not isinstance(forwards, int) or forwards < 1:
             raise OptionError(f"field '{DENOISE_FORWARDS}': got {forwards!r}, expected an integer >= 1")
-        return cls(block_size, defaults, forwards)
+        kernels = raw.get(KERNELS_NAME, TORCH)
+        if not isinstance(kernels, str) or kernels not in KERNELS:
+            raise OptionError(
+                f"field '{KERNELS_NAME}': got {kernels!r}, expected one of {', '.join(KERNELS)}"
+            )
+        return cls(block_size, defaults, forwards, kernels)
 
     def options(self, raw: Mapping[str, object] | None) -> DecodingOptions:
         """Return the options of a request: what it names over the server's defaults.

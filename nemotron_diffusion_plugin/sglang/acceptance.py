@@ -9,11 +9,8 @@ import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.decoding import noise
-from nemotron_diffusion_plugin.decoding.accept import (
-    accept_longest_prefix,
-    accept_sampled,
-    correction_weights,
-)
+from nemotron_diffusion_plugin.decoding.accept import accept_sampled, correction_weights
+from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
 from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
 from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
@@ -46,10 +43,13 @@ GrammarMask = Callable[[torch.Tensor], None]
 class Acceptance:
     """Decides for the rows of a verify forward, without waiting for the device."""
 
-    def __init__(self, table: RequestTable, seeds: torch.Tensor, counts: OutputCounts) -> None:
+    def __init__(
+        self, table: RequestTable, seeds: torch.Tensor, counts: OutputCounts, operators: Operators
+    ) -> None:
         self.table = table
         self.seeds = seeds
         self.counts = counts
+        self.operators = operators
 
     def decide(
         self,
@@ -84,7 +84,7 @@ class Acceptance:
         picks = torch.zeros_like(chain)
         picks[blocks.owner, blocks.local] = logits.argmax(dim=1)
         drafts, num_drafts = chain[:, 1:], self.table.on_device(blocks.widths - 1)
-        accepted = accept_longest_prefix(drafts, picks, num_drafts)
+        accepted = self.operators.accept(drafts, picks, num_drafts)
         diffusion = self.table.on_device(self.table.is_diffusion(slots), torch.bool)
         accepted = torch.where(diffusion, self._planned(slots, num_drafts), accepted)
         last = picks.gather(1, accepted[:, None])[:, 0]

@@ -7,6 +7,7 @@ from typing import Any
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.context import check_context_length
+from nemotron_diffusion_plugin.serving.operators import check_kernels
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -32,6 +33,8 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     if ARCHITECTURE not in (hf_config.architectures or ()):
         return
     settings = settings_of(hf_config)
+    if given.device is not None:
+        check_kernels(settings.kernels, given.device)
     check_context_length(hf_config.rope_parameters, model_config.context_len, "--context-length")
     if given.speculative_algorithm not in (None, ALGORITHM):
         return

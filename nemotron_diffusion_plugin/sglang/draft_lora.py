@@ -8,20 +8,23 @@ from sglang.srt.runtime_context import get_parallel
 
 from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
+from nemotron_diffusion_plugin.serving.operators import Operators
 
 
 class DraftLoraBranch(LowRankBranch):
     """The branch with A split by columns over the tensor-parallel ranks."""
 
-    def load_shard(self, lora: DrafterLora, layer: int, like: torch.Tensor) -> None:
+    def load_shard(
+        self, lora: DrafterLora, layer: int, like: torch.Tensor, operators: Operators | None = None
+    ) -> None:
         """Take this rank's part of a layer's weights, in the dtype and on the device of `like`."""
         parallel = get_parallel()
-        self.load(lora, layer, like, parallel.tp_rank, parallel.tp_size)
+        self.load(lora, layer, like, parallel.tp_rank, parallel.tp_size, operators)
 
     def forward(self, output: torch.Tensor, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Add to `output` `[T, hidden_size]`, in place, what the adapter makes of `inputs` where `rows` is 1."""
         if self.loaded:
-            low = self.shrink(inputs)
+            low = self.shrink(inputs, rows)
             if get_parallel().tp_size > 1:
                 low = tensor_model_parallel_all_reduce(low)
             self.add(output, low, rows)

@@ -10,6 +10,7 @@ import torch
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 
+from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward, PreparedBlocks
 from nemotron_diffusion_plugin.sglang.grammar import grammar_mask
@@ -37,11 +38,11 @@ class Verified:
 class Verifier:
     """Runs the causal pass over seeds and drafts and decides what each request emits."""
 
-    def __init__(self, forward: BlockForward, requests: Requests) -> None:
+    def __init__(self, forward: BlockForward, requests: Requests, operators: Operators) -> None:
         self.forward = forward
         self.requests = requests
         self.table = requests.table
-        self.acceptance = Acceptance(self.table, requests.seeds, requests.counts)
+        self.acceptance = Acceptance(self.table, requests.seeds, requests.counts, operators)
 
     def verify(self, step: DecodeStep, rows: np.ndarray, chain: torch.Tensor) -> Verified:
         """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing."""

@@ -12,11 +12,13 @@ from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.sglang import admission, counters
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.prefill import Prefill
 from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -51,6 +53,8 @@ class BlockWorker(BaseSpecWorker):
                 f"{ARCHITECTURE} can run"
             )
         self.settings = settings_of(config.hf_config)
+        self.operators = make_operators(self.settings.kernels, torch.device(self.device))
+        logger.info("Nemotron-Labs-Diffusion: operators by %s", self.operators.name)
         self.speculative_num_draft_tokens = self.settings.block_size
         self.speculative_num_steps = 1
         self.topk = 1
@@ -70,9 +74,9 @@ class BlockWorker(BaseSpecWorker):
         self.table = self.requests.table
         self.last_position = config.context_len - 2
         self.forward = BlockForward(self._target_worker, self.table, self._attention_backend())
-        picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__)
-        self.drafter = Drafter(self.table, self.forward, picker)
-        self.verifier = Verifier(self.forward, self.requests)
+        picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__, self.operators)
+        self.drafter = Drafter(self.table, self.forward, picker, self.operators)
+        self.verifier = Verifier(self.forward, self.requests, self.operators)
         self.prefill = Prefill(self._target_worker, self.requests, self.verifier, config.context_len)
 
     def _attention_backend(self) -> str:

@@ -10,6 +10,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from nemotron_diffusion_patches.vllm import request_validation
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.context import check_context_length
+from nemotron_diffusion_plugin.serving.operators import check_kernels
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import admission, metrics
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
@@ -72,6 +73,7 @@ def _speculative_config(vllm_config: Any, block_size: int) -> Any:
 
 def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
     _refuse_unsupported(vllm_config, settings)
+    check_kernels(settings.kernels, vllm_config.device_config.device_type)
     if not vllm_config.use_v2_model_runner:
         raise ValueError(
             "Nemotron-Labs-Diffusion needs vLLM's model runner V2, which needs Triton. On a CPU start it with "

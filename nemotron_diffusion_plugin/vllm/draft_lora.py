@@ -40,7 +40,7 @@ class DraftLoraBranch(LowRankBranch):
         """The branch itself, behind the opaque operator; `rows` is `[T, 1]`."""
         if not self.loaded:
             return
-        low = self.shrink(inputs)
+        low = self.shrink(inputs, rows)
         if get_tensor_model_parallel_world_size() > 1:
             low = all_reduce(low)
         self.add(output, low, rows)

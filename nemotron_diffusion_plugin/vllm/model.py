@@ -18,8 +18,10 @@ from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
 from nemotron_diffusion_plugin.checkpoint.names import check_names
 from nemotron_diffusion_plugin.rope import query_scale
 from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
+from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -114,8 +116,10 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
         )
         if lora is None:
             return
+        device = torch.device(self.vllm_config.device_config.device_type)
+        operators = make_operators(server_settings(self.vllm_config).kernels, device)
         like = self.model.norm.weight
         rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
         for module in self.modules():
             if isinstance(module, DraftLoraBranch):
-                module.load(lora, extract_layer_index(module.name), like, rank, ranks)
+                module.load(lora, extract_layer_index(module.name), like, rank, ranks, operators)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import Any
 
@@ -13,6 +14,7 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
@@ -21,6 +23,8 @@ from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
+
+logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 NOBODY = np.empty(0, dtype=np.int64)
 
@@ -50,6 +54,8 @@ class BlockSpeculator(BaseSpeculator):
         self.device = device
         self.req_states = req_states
         self.settings = server_settings(vllm_config)
+        self.operators = make_operators(self.settings.kernels, device)
+        logger.info("Nemotron-Labs-Diffusion: operators by %s", self.operators.name)
         self.num_drafts = self.settings.block_size - 1
         self.reads_flags = device.type == "cpu"
         self.table = VllmRequestTable(
@@ -84,8 +90,8 @@ class BlockSpeculator(BaseSpeculator):
         self.forward = forward
         states = self.sampler.sampling_states
         # vLLM points `seeds.gpu` at another tensor every step: it is read at use.
-        picker = BlockPicker(self.table, forward, lambda index: states.seeds.gpu[index])
-        self.drafter = Drafter(self.table, forward, picker)
+        picker = BlockPicker(self.table, forward, lambda index: states.seeds.gpu[index], self.operators)
+        self.drafter = Drafter(self.table, forward, picker, self.operators)
         self.replay = BlockReplay(self.table, forward, self.req_states)
 
     def take_report(self) -> StepReport:

@@ -18,7 +18,8 @@ def sampling(rows: int) -> BlockSampling:
 def test_rows_keep_their_own_noise_in_parts_of_parts() -> None:
     rows = sampling(9)
     whole = noise.uniform(rows.seeds, rows.positions, rows.steps, VOCAB)
-    temperature, uniform = rows.of(slice(2, 8), VOCAB)
-    assert torch.equal(temperature, rows.temperature[2:8])
+    part = rows.part(slice(2, 8))
+    uniform = part.noise(VOCAB)
+    assert torch.equal(part.temperature, rows.temperature[2:8])
     assert torch.equal(uniform(slice(0, 6)), whole[2:8])
     assert torch.equal(uniform(slice(4, 10)), whole[6:8])

@@ -29,7 +29,7 @@ def test_only_the_rows_that_draft(lora: DrafterLora, inputs: torch.Tensor) -> No
     branch.load(lora, 1, inputs)
     rows = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])[:, None]
     output = torch.full((TOKENS, HIDDEN), 0.5)
-    branch.add(output, branch.shrink(inputs), rows)
+    branch.add(output, branch.shrink(inputs, rows), rows)
     torch.testing.assert_close(output, 0.5 + lora.delta(1, inputs).detach() * rows)
     assert torch.equal(output[1], torch.full((HIDDEN,), 0.5))
 
@@ -39,12 +39,12 @@ def test_shards_add_up(lora: DrafterLora, inputs: torch.Tensor, ranks: int) -> N
     branches = [LowRankBranch() for _ in range(ranks)]
     for rank, branch in enumerate(branches):
         branch.load(lora, 0, inputs, rank, ranks)
-    parts = inputs.chunk(ranks, dim=1)
-    low = sum(branch.shrink(part) for branch, part in zip(branches, parts, strict=True))
+    parts, every = inputs.chunk(ranks, dim=1), torch.ones(TOKENS, 1)
+    low = sum(branch.shrink(part, every) for branch, part in zip(branches, parts, strict=True))
     assert isinstance(low, torch.Tensor)
     for branch in branches:
         output = torch.zeros(TOKENS, HIDDEN)
-        branch.add(output, low, torch.ones(TOKENS, 1))
+        branch.add(output, low, every)
         torch.testing.assert_close(output, lora.delta(0, inputs).detach())
 
 
@@ -53,6 +53,7 @@ def test_weights_take_the_models_dtype_and_stay_out_of_checkpoints(lora: Drafter
     assert not branch.loaded
     branch.load(lora, 0, torch.empty(0, dtype=torch.bfloat16))
     assert branch.loaded
-    assert branch.shrink(torch.ones(1, INPUTS, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    low = branch.shrink(torch.ones(1, INPUTS, dtype=torch.bfloat16), torch.ones(1, 1))
+    assert low.dtype == torch.bfloat16
     assert branch.state_dict() == {}
     assert list(branch.parameters()) == []

@@ -11,8 +11,10 @@ from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.decoding.commit import CommitRules, choose
 from nemotron_diffusion_plugin.decoding.pick import pick
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import BlockPhase
+from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
 
 NOBODY = np.empty(0, dtype=np.int64)
@@ -25,10 +27,11 @@ SEEDS = torch.arange(SLOTS) + 100
 class Bench:
     """A drafter over a toy forward, and the requests it drafts for."""
 
-    def __init__(self, max_tokens: int = 1 << 20) -> None:
+    def __init__(self, max_tokens: int = 1 << 20, kernels: str = TORCH) -> None:
         self.table, self.forward = make_table(), ToyForward(max_tokens)
-        picker = BlockPicker(self.table, self.forward, SEEDS.__getitem__)
-        self.drafter = Drafter(self.table, self.forward, picker)
+        operators = make_operators(kernels, torch.device("cpu"))
+        picker = BlockPicker(self.table, self.forward, SEEDS.__getitem__, operators)
+        self.drafter = Drafter(self.table, self.forward, picker, operators)
 
     def begin(self, slot: int, options: dict[str, object], start: int = 10, temperature: float = 0.0) -> None:
         """A diffusion request whose seed is token `slot`."""
@@ -85,10 +88,11 @@ STARTS = [10, 15, 20, LAST - 3, 30, 35]
 TEMPERATURES = [0.0, 0.7, 0.0, 1.0, 0.3, 0.0]
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("max_tokens", [1 << 20, 2 * BLOCK, 1])
-def test_a_batch_equals_the_rules_one_by_one(max_tokens: int) -> None:
+def test_a_batch_equals_the_rules_one_by_one(max_tokens: int, kernels: str) -> None:
     """In one forward, in forwards for a few blocks each, or for one block each."""
-    bench = Bench(max_tokens)
+    bench = Bench(max_tokens, kernels)
     requests = list(zip(range(SLOTS), REQUESTS, STARTS, TEMPERATURES, strict=True))
     for request in requests:
         bench.begin(*request)
@@ -214,11 +218,12 @@ def test_a_group_is_set_up_once() -> None:
     assert bench.forward.prepared == 2
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("place", range(1, BLOCK))
-def test_a_stop_token_before_every_mask_ends_the_block(place: int) -> None:
+def test_a_stop_token_before_every_mask_ends_the_block(place: int, kernels: str) -> None:
     """Committed from the left the block ends with it; from the right the masks before it are still needed."""
     for rising, steps in ((False, place), (True, STEPS)):
-        bench = Bench()
+        bench = Bench(kernels=kernels)
         bench.begin(0, ONE_A_STEP, start=20)
         position = torch.arange(len(bench.forward.by_position))
         sureness = 10 + 0.1 * (position if rising else -position)

@@ -9,8 +9,10 @@ import torch
 from nemotron_diffusion_plugin.decoding import noise
 from nemotron_diffusion_plugin.serving import picking
 from nemotron_diffusion_plugin.serving.block_forward import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
+from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
 
 PROMPT = 10
@@ -20,10 +22,11 @@ STOPS = (5, 9)
 class Bench:
     """Requests whose blocks begin behind their prompts, and logits for their rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: str = TORCH) -> None:
         self.table: RequestTable = make_table()
         self.seeds = torch.arange(SLOTS) + 100
-        self.picker = BlockPicker(self.table, ToyForward(), lambda index: self.seeds[index])
+        operators = make_operators(kernels, torch.device("cpu"))
+        self.picker = BlockPicker(self.table, ToyForward(), lambda index: self.seeds[index], operators)
 
     def begin(self, slot: int, options: dict[str, object], **request: float) -> None:
         take(self.table, slot, options, stop_ids=STOPS, prompt_len=PROMPT, **request)  # type: ignore[arg-type]
@@ -46,11 +49,14 @@ def in_parts_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picking, "LOGITS_AT_ONCE", rows * VOCAB)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("rows", [1, 3, 5, 100])
-def test_stop_tokens_are_banned_before_min_tokens(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_tokens_are_banned_before_min_tokens(
+    rows: int, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever the rows are cut into parts."""
     in_parts_of(rows, monkeypatch)
-    bench = Bench()
+    bench = Bench(kernels)
     bench.begin(0, DIFFUSION)
     bench.begin(1, DIFFUSION, min_tokens=4)
     bench.begin(2, {}, min_tokens=4)  # its verify forward bans them
@@ -70,10 +76,11 @@ def test_stop_tokens_are_banned_before_min_tokens(rows: int, monkeypatch: pytest
     torch.testing.assert_close(confidence[BLOCK], allowed.softmax(dim=0)[20])
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_mask_id_is_never_picked(temperature: float) -> None:
+def test_the_mask_id_is_never_picked(temperature: float, kernels: str) -> None:
     """Yet it counts in the confidence."""
-    bench = Bench()
+    bench = Bench(kernels)
     bench.begin(0, DIFFUSION, temperature=temperature)
     bench.begin(1, {})
     logits = random_logits(2)
@@ -85,12 +92,13 @@ def test_the_mask_id_is_never_picked(temperature: float) -> None:
     torch.testing.assert_close(confidence, expected)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("rows", [3, 100])
 def test_a_sampled_request_gives_the_same_alone_and_beside_others(
-    rows: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_parts_of(rows, monkeypatch)
-    bench = Bench()
+    bench = Bench(kernels)
     bench.begin(0, DIFFUSION)
     bench.begin(1, DIFFUSION, temperature=1.5)
     bench.begin(2, {}, temperature=1.5)
@@ -109,8 +117,9 @@ def test_a_sampled_request_gives_the_same_alone_and_beside_others(
     assert [torch.equal(together[slot], greedy[slot]) for slot in range(4)] == [True, False, True, False]
 
 
-def test_noise_is_that_of_seed_position_and_step() -> None:
-    bench = Bench()
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_noise_is_that_of_seed_position_and_step(kernels: str) -> None:
+    bench = Bench(kernels)
     bench.begin(2, DIFFUSION, temperature=0.8)
     bench.table.blocks.step[2] = 3
     logits = random_logits(1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
 
 
@@ -16,6 +16,7 @@ def test_defaults(raw: dict[str, object] | None) -> None:
     assert settings == ServerSettings(32, DecodingOptions(block_size=32))
     assert settings.defaults.decoding_mode is DecodingMode.SELF_SPECULATION
     assert settings.denoise_forwards == 3
+    assert settings.kernels == "torch"
 
 
 def test_server_options_are_a_requests_defaults() -> None:
@@ -30,10 +31,10 @@ def test_server_options_are_a_requests_defaults() -> None:
 
 
 def test_every_setting_can_be_given() -> None:
-    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7]
+    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton"]
     settings = ServerSettings.read(32, dict(zip(SETTING_NAMES, values, strict=True)))
-    given = [getattr(settings.defaults, name) for name in SETTING_NAMES[:-1]]
-    assert [*given, settings.denoise_forwards] == values
+    given = [getattr(settings.defaults, name) for name in OPTION_NAMES]
+    assert [*given, settings.denoise_forwards, settings.kernels] == values
 
 
 def test_a_request_cannot_set_the_servers_own() -> None:
@@ -51,6 +52,8 @@ def test_a_request_cannot_set_the_servers_own() -> None:
         ({"denoise_forwards_per_step": 0}, "'denoise_forwards_per_step': got 0, expected an integer >= 1"),
         ({"denoise_forwards_per_step": True}, "got True"),
         ({"denoise_forwards_per_step": 1.5}, "got 1.5"),
+        ({"kernels": "cuda"}, "field 'kernels': got 'cuda', expected one of torch, triton"),
+        ({"kernels": ["triton"]}, r"got \['triton'\]"),
     ],
 )
 def test_bad_settings(raw: dict[str, Any], message: str) -> None:

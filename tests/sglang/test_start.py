@@ -62,6 +62,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [
         ["--decoding-options", '{"denoise_forwards_per_step": 0}'],
         ["denoise_forwards_per_step", "got 0", ">= 1"],
     ),
+    (["--decoding-options", '{"kernels": "triton"}'], ["'kernels'", "'triton' on cpu", "TRITON_INTERPRET=1"]),
     (["--speculative-num-draft-tokens", "16"], ["speculative_num_draft_tokens", "got 16", "32"]),
     (["--pp-size", "2"], ["pp_size: got 2, expected 1"]),
     (["--tokenizer-worker-num", "2"], ["tokenizer_worker_num: got 2, expected 1"]),

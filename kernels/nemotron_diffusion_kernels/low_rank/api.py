@@ -30,7 +30,7 @@ def add_low_rank(
         a: `[r, D]`, r 1 to 256.
         b: `[H, r]`.
         scale: alpha / r of the adapter; its sign and size are free.
-        rows: flags `[N]`, not 0 where a row is of a draft; None for all rows. See `request_rows`.
+        rows: flags `[N]` of any type, not 0 where a row is of a draft; None for all rows. See `request_rows`.
         backend: "torch", "triton", or None for Triton on a GPU and torch elsewhere.
 
     Raises:
@@ -143,5 +143,5 @@ def _check_rank(name: str, rank: int) -> None:
 
 def _check_flags(name: str, rows: torch.Tensor | None, like: torch.Tensor) -> None:
     if rows is not None:
-        check_tensor(name, "rows", rows, (like.shape[0],), FLAGS, like.device)
+        check_tensor(name, "rows", rows, (like.shape[0],), (*FLAGS, *FLOATS), like.device)
         check_rows_contiguous(name, "rows", rows)

@@ -17,9 +17,11 @@ from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
 from nemotron_diffusion_plugin.checkpoint.names import check_names
 from nemotron_diffusion_plugin.rope import query_scale
 from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.sglang.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.sglang.log import logger
+from nemotron_diffusion_plugin.sglang.settings import settings_of
 
 _KV_SCALES = ("k_scale", "v_scale", "k_scale_float", "v_scale_float")
 _PREFIXES = {"encoder.": "model.", "diffusion_head.": "lm_head."}
@@ -123,8 +125,9 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         )
         if lora is None:
             return
+        operators = make_operators(settings_of(self.config).kernels, torch.device(arguments.device))
         for index, layer in enumerate(self.model.layers):
-            layer.self_attn.draft_lora.load_shard(lora, index, self.model.norm.weight)
+            layer.self_attn.draft_lora.load_shard(lora, index, self.model.norm.weight, operators)
 
 
 def _renamed(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor]]:

@@ -162,7 +162,10 @@ ONES = torch.ones(4, 4)
         (lambda: add_low_rank(ONES, ONES, ONES.half(), ONES, 1.0), "a is float16, expected float32"),
         (lambda: add_low_rank(ONES, ONES, ONES, ONES[:2], 1.0), r"b has shape \(2, 4\), expected \(4, 4\)"),
         (lambda: add_low_rank(ONES, ONES, torch.ones(300, 4), torch.ones(4, 300), 1.0), "the rank is 300"),
-        (lambda: add_low_rank(ONES, ONES, ONES, ONES, 1.0, ONES[0]), "rows is float32, expected bool"),
+        (
+            lambda: add_low_rank(ONES, ONES, ONES, ONES, 1.0, ONES[0].double()),
+            "rows is float64, expected bool",
+        ),
         (
             lambda: shrink(ONES, torch.ones(4, 8).T[:4]),
             r"shrink: a has stride \d+ in its last|shrink: a has stride",

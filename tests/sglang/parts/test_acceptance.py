@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("sglang")
 
+from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
@@ -68,7 +69,7 @@ class Engine:
         self.table = RequestTable(ServerSettings.read(BLOCK, None), SLOTS, MASK, torch.device("cpu"))
         self.seeds = torch.zeros(SLOTS, dtype=torch.int64)
         self.counts = OutputCounts(SLOTS, VOCAB, torch.device("cpu"))
-        self.acceptance = Acceptance(self.table, self.seeds, self.counts)
+        self.acceptance = Acceptance(self.table, self.seeds, self.counts, TorchOperators())
         self.slots = np.array([(5 * row + 3) % SLOTS for row in range(len(requests) + 1)])
         for slot, one in zip(self.slots[1:], self.requests, strict=True):
             self._take(int(slot), one)

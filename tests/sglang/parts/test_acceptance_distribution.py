@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip("sglang")
 
+from nemotron_diffusion_plugin.decoding.accept import accept_longest_prefix
+from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.serving.request_table import AR, SELF_SPECULATION, RequestTable
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang import acceptance as module
@@ -66,7 +68,8 @@ def draw(width: int, one_seed: bool) -> dict[tuple[int, ...], int]:
     blocks = causal_rows(index, starts, np.full(MANY, width))
     chain = torch.tensor([SEED_TOKEN, *DRAFTS[: width - 1]]).repeat(MANY, 1)
     step = DecodeStep(batch_of([params(**WARM)] * MANY), slots, index, starts, chain[:, 0])
-    acceptance = Acceptance(table, seeds, OutputCounts(MANY, SMALL, torch.device("cpu")))
+    counts = OutputCounts(MANY, SMALL, torch.device("cpu"))
+    acceptance = Acceptance(table, seeds, counts, TorchOperators())
     outcome = acceptance.decide(step, slots, blocks, chain, logits()[:width].repeat(MANY, 1), None)
     drawn: dict[tuple[int, ...], int] = {}
     for tokens in emitted(outcome):
@@ -91,7 +94,7 @@ def test_a_wrong_acceptance_is_noticed(wrong: str, monkeypatch: pytest.MonkeyPat
             "accept_sampled",
             {
                 "accept all": lambda drafts, spread, count, uniform: count,
-                "greedy": lambda drafts, spread, count, uniform: module.accept_longest_prefix(
+                "greedy": lambda drafts, spread, count, uniform: accept_longest_prefix(
                     drafts, spread.argmax(dim=2), count
                 ),
                 "accept by another row": lambda drafts, spread, count, uniform: right(

@@ -55,6 +55,7 @@ def arguments(
         speculative_algorithm=algorithm,
         speculative_num_draft_tokens=drafts,
         model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
+        device="cpu",
         attention_backend=None,
         prefill_attention_backend=None,
         decode_attention_backend=None,

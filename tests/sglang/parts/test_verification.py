@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("sglang")
 
+from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang import verification
 from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
@@ -88,7 +89,7 @@ def verify(
     chain = torch.arange(SEED_TOKEN, SEED_TOKEN + 4).repeat(size, 1)
     chain[3, 1] = 0  # a draft that is rejected, of the block of width 2
     chain[4, 2] = 0
-    return Verifier(forward, requests).verify(step, rows, chain)  # type: ignore[arg-type]
+    return Verifier(forward, requests, TorchOperators()).verify(step, rows, chain)  # type: ignore[arg-type]
 
 
 EXPECTED = [[0, 0, 0, 0], [4, 5, 6, 7], [4, 0, 0, 0], [4, 0, 0, 0], [4, 5, 0, 0], [4, 0, 0, 0]]

@@ -1,0 +1,127 @@
+"""The operators of drafting and acceptance behind one interface: plain torch, or the Triton kernels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from nemotron_diffusion_plugin.decoding.accept import accept_longest_prefix
+from nemotron_diffusion_plugin.decoding.block import BlockState
+from nemotron_diffusion_plugin.decoding.commit import CommitRules, choose
+from nemotron_diffusion_plugin.decoding.pick import pick
+from nemotron_diffusion_plugin.decoding.stop import ends_block
+from nemotron_diffusion_plugin.options import OptionError
+from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
+from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH, TRITON
+
+
+class Operators(Protocol):
+    """What drafting and acceptance compute on the device; nothing of it is read on the host.
+
+    Two implementations pick, commit and accept the same tokens: noise is bit-equal, and confidences agree to float32's
+    rounding. The low-rank branch agrees to the rounding of its dtype.
+    """
+
+    name: str
+
+    def pick(
+        self, logits: torch.Tensor, mask_token_id: int, sampling: BlockSampling | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `decoding.pick`.
+
+        Without `sampling` every row takes the most likely token.
+        """
+
+    def commit(
+        self,
+        blocks: BlockState,
+        picked: torch.Tensor,
+        confidence: torch.Tensor,
+        rules: CommitRules,
+        stop_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Commit `picked` int64 `[R, B]` into `blocks`, in place, and return which are finished, bool `[R]`.
+
+        `confidence` is float32 `[R, B]`. `stop_ids` is int64 `[R, S]`, filled up with -1: a stop token before
+        every mask finishes a block.
+        """
+
+    def accept(self, drafts: torch.Tensor, verified: torch.Tensor, num_drafts: torch.Tensor) -> torch.Tensor:
+        """Return how many leading drafts agree, int64 `[R]`; see `decoding.accept.accept_longest_prefix`."""
+
+    def shrink(self, inputs: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return A(x), `[T, r]`, for inputs `[T, D]` where `rows` `[T, 1]` is not 0; the other rows mean nothing."""
+
+    def expand(self, output: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
+        """Add B(low) to `output` `[T, H]` in place where `rows` `[T, 1]`, of its dtype, is 1 and not 0."""
+
+
+class TorchOperators:
+    """The rules of `decoding/`, on any device."""
+
+    name = TORCH
+
+    def pick(
+        self, logits: torch.Tensor, mask_token_id: int, sampling: BlockSampling | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Operators.pick`."""
+        if sampling is None:
+            return pick(logits, mask_token_id)
+        return pick(logits, mask_token_id, sampling.temperature, sampling.noise(logits.shape[1]))
+
+    def commit(
+        self,
+        blocks: BlockState,
+        picked: torch.Tensor,
+        confidence: torch.Tensor,
+        rules: CommitRules,
+        stop_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `Operators.commit`."""
+        chosen = choose(confidence, blocks.masked, blocks.step, blocks.length - 1, rules)
+        blocks.commit(picked, chosen)
+        is_stop = (blocks.tokens[:, :, None] == stop_ids[:, None, :]).any(dim=2)
+        is_stop &= ~blocks.masked & blocks.in_block
+        return blocks.finished | ends_block(blocks.tokens, blocks.masked, is_stop)
+
+    def accept(self, drafts: torch.Tensor, verified: torch.Tensor, num_drafts: torch.Tensor) -> torch.Tensor:
+        """See `Operators.accept`."""
+        return accept_longest_prefix(drafts, verified, num_drafts)
+
+    def shrink(self, inputs: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """See `Operators.shrink`; computes all rows, in the dtype of the inputs."""
+        return torch.nn.functional.linear(inputs, a)
+
+    def expand(self, output: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
+        """See `Operators.expand`."""
+        output.addcmul_(torch.nn.functional.linear(low, b), rows)
+
+
+def check_kernels(kernels: str, device: str) -> None:
+    """Raise `OptionError` when a server on this type of device cannot use `kernels`, one of `KERNELS`."""
+    if kernels not in KERNELS:
+        raise OptionError(f"field 'kernels': got {kernels!r}, expected one of {', '.join(KERNELS)}")
+    if kernels != TRITON:
+        return
+    from nemotron_diffusion_kernels.backends import has_triton, is_interpreted
+
+    if not has_triton():
+        raise OptionError(
+            "field 'kernels': got 'triton', but Triton is not installed; install it or use 'torch'"
+        )
+    if device != "cuda" and not is_interpreted():
+        raise OptionError(
+            f"field 'kernels': got 'triton' on {device}, expected a CUDA device; use 'torch', or set "
+            "TRITON_INTERPRET=1 to run the kernels in Triton's interpreter"
+        )
+
+
+def make_operators(kernels: str, device: torch.device) -> Operators:
+    """Return the operators that a server was started with; raises `OptionError` when they cannot run here."""
+    check_kernels(kernels, device.type)
+    if kernels != TRITON:
+        return TorchOperators()
+    from nemotron_diffusion_plugin.serving.triton_operators import TritonOperators
+
+    return TritonOperators()
