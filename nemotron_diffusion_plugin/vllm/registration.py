@@ -8,7 +8,7 @@ from nemotron_diffusion_patches import Patch
 from nemotron_diffusion_patches.vllm import async_scheduling, lookahead_slots, speculator_factory
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.vllm import MODEL_CLASS, versions
+from nemotron_diffusion_plugin.vllm import MODEL_CLASS, attention_backend, versions
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
@@ -44,6 +44,7 @@ def register_all() -> None:
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, MODEL_CLASS)
     MODELS_CONFIG_MAP[ARCHITECTURE] = ServingDefaults
+    attention_backend.register()
     for patch in engine_patches():
         patch.apply()
 

@@ -2,7 +2,8 @@
 
 Model runner V2 of vLLM is written in Triton. With TRITON_INTERPRET=1 Triton executes its kernels in a NumPy
 interpreter, but vLLM switches Triton off when no backend for the platform is installed. This package is such
-a backend (`backend`). As a vLLM plugin it also mends the interpreter (`masks`), replaces the kernels that
+a backend (`backend`). As a vLLM plugin it also mends the interpreter (`masks`), takes an attention
+backend of a plugin (`attention`), replaces the kernels that
 every step launches by plain functions (`kernels`) and can keep asynchronous scheduling on (`scheduling`).
 
 It must be importable only where TRITON_INTERPRET=1 is set, because vLLM would otherwise try to compile with
@@ -24,9 +25,10 @@ def register() -> None:
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         return
-    from triton_on_cpu import kernels, masks, scheduling
+    from triton_on_cpu import attention, kernels, masks, scheduling
 
     masks.accept_integer_masks()
     scheduling.keep_async_scheduling()
+    attention.take_custom_backend()
     kernels.register()
     gc.freeze()  # vLLM's eight full collections during start-up take seconds over the modules imported so far
