@@ -143,7 +143,9 @@ class BlockAttentionImpl(AttentionImpl[BlockMetadata]):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Write `output` for queries, both `[T, heads, head_size]`; the cache is `[pages, KV heads, page, 2 head_size]`.
+        """Write and return `output` for queries, both `[T, heads, head_size]`.
+
+        The cache is `[pages, KV heads, page, 2 * head_size]`, each head's key before its value, in any physical order.
 
         Raises NotImplementedError for quantized output.
         """

@@ -27,7 +27,7 @@ from nemotron_diffusion_plugin.sglang import attention_backend, block_attention_
 from nemotron_diffusion_plugin.sglang.block_attention_backend import BlockAttentionBackend
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, RAGGED_BACKENDS, _ragged_layout
 from nemotron_diffusion_plugin.sglang.graph_choice import check_backends
-from tests.common.cases import Case, Reference, prompt
+from tests.common.cases import MODES, Case, Reference, prompt
 from tests.common.checkpoints import checkpoint_folder
 from tests.engines.sglang.launch import CHECKOUT, Server
 from tests.sglang.client import Client
@@ -153,11 +153,12 @@ def test_a_device_that_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_server(tmp_path: Path) -> None:
-    """A few tokens of each mode, alone and together, in pages of 16: as the reference decoder's."""
+    """A few tokens of each mode by our kernels, alone and together, in pages of 16: as the reference decoder's."""
     folder = checkpoint_folder("one-layer", tmp_path)
     options = (
         *("--attention-backend", attention_backend.NAME, "--page-size", "16"),
         *("--context-length", "64", "--max-total-tokens", "512"),
+        *("--decoding-options", '{"kernels": "triton"}'),
     )
     with Server(folder, *options, log=tmp_path / "log", variables=INTERPRETED) as server:
         client, reference = Client(server.url, str(folder)), Reference(folder, 64)
@@ -170,3 +171,8 @@ def test_a_server(tmp_path: Path) -> None:
         expected = [reference.generate(case).token_ids for case in cases]
         assert [client.complete(case).token_ids for case in cases] == expected
         assert [answer.token_ids for answer in client.complete_all(cases)] == expected
+        metrics = client.settled()
+        for mode in MODES:
+            forwards = {kind: 2 * count for kind, count in reference.totals(cases, mode).items()}
+            assert metrics.forwards(mode) == forwards, mode
+    assert "operators by triton" in server.log.read_text()

@@ -12,15 +12,18 @@ _MARK = "_takes_custom_backend"
 def take_custom_backend() -> None:
     """Take the registered backend where the flag names it, and write its cache in plain torch. Idempotent."""
     from vllm import _custom_ops
+    from vllm.logger import init_logger
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     if getattr(CpuPlatform, _MARK, False):
         return
+    logger = init_logger("vllm.triton_on_cpu")
     original = CpuPlatform.get_attn_backend_cls.__func__
 
     def get_attn_backend_cls(cls: Any, selected_backend: Any, *arguments: Any, **keywords: Any) -> str:
         if selected_backend is AttentionBackendEnum.CUSTOM:
+            logger.info("Using %s backend.", selected_backend)
             return str(selected_backend.get_path())
         return str(original(cls, selected_backend, *arguments, **keywords))
 
