@@ -14,6 +14,8 @@ from nemotron_diffusion_kernels.block_attention import block_attention, default_
 from nemotron_diffusion_kernels.block_attention.reference import block_attention_reference
 
 PAGE_SIZE = 16
+_VLLM_SEGMENTS = 16
+_VLLM_PROGRAMS = 128
 SPLIT_LENGTHS = (256, 512, 1024, 2048, 4096)
 
 
@@ -186,7 +188,16 @@ def _vllm_unified(one: Inputs) -> Call:
     from vllm.v1.attention.ops.triton_unified_attention import unified_attention
 
     query, keys, values, page_table, starts, lengths, _ = one.tensors
-    out = torch.empty_like(query)
+    out, rows = torch.empty_like(query), one.batch * one.query_length
+    sums = {"dtype": torch.float32, "device": query.device}
+    segments = (
+        rows,
+        query.shape[1],
+        _VLLM_SEGMENTS,
+    )  # it cuts the context for single queries only, as vLLM calls it
+    output, highest, totals = (
+        torch.empty(shape, **sums) for shape in ((*segments, query.shape[2]), segments, segments)
+    )
     return lambda: unified_attention(
         q=query,
         k=keys,
@@ -204,4 +215,9 @@ def _vllm_unified(one: Inputs) -> Call:
         q_descale=None,
         k_descale=None,
         v_descale=None,
+        seq_threshold_3D=_VLLM_PROGRAMS // keys.shape[2],
+        num_par_softmax_segments=_VLLM_SEGMENTS,
+        softmax_segm_output=output,
+        softmax_segm_max=highest,
+        softmax_segm_expsum=totals,
     )

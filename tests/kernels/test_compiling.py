@@ -118,14 +118,14 @@ CASES = {
     "commit": (
         "commit.triton",
         "_commit_kernel",
-        1,
+        4,
         {
             **dict.fromkeys(["tokens", "step", "num_masks", "picked", "kinds", "step_bounds"], "*i64"),
             **dict.fromkeys(["tokens_per_step", "stop_token_ids"], "*i64"),
             **dict.fromkeys(["confidence", "thresholds"], "*fp32"),
             **dict.fromkeys(["masked", "finished"], "*i1"),
         },
-        {"BLOCK_SIZE": 32, "COLUMNS": 32, "STOPS": 2},
+        {"BLOCK_SIZE": 32, "COLUMNS": 32, "STOPS": 100, "STOP_COLUMNS": 128},
     ),
     "accept": (
         "accept.triton",

@@ -14,6 +14,7 @@ _FIXED = tl.constexpr(int(Rule.FIXED))
 _NO_STEP_BOUND = tl.constexpr(NO_STEP_BOUND)
 _BOUND_MINIMUM = tl.constexpr(BOUND_MINIMUM)
 _BOUND_FACTOR = tl.constexpr(BOUND_FACTOR)
+_NO_STOP = tl.constexpr(-1)
 
 
 @triton.jit
@@ -38,6 +39,7 @@ def _commit_kernel(
     BLOCK_SIZE: tl.constexpr,
     COLUMNS: tl.constexpr,
     STOPS: tl.constexpr,
+    STOP_COLUMNS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
@@ -83,10 +85,12 @@ def _commit_kernel(
     tl.store(step + row, done + tl.max(chosen.to(tl.int32), 0))
 
     first_mask = tl.min(tl.where(left, column, COLUMNS), 0)
-    is_stop = tl.zeros([COLUMNS], dtype=tl.int1)
-    for index in range(0, STOPS):
-        is_stop |= result == tl.load(stop_token_ids + row * stops_stride + index)
-    first_stop = tl.min(tl.where(is_stop & is_column, column, COLUMNS), 0)
+    first_stop = COLUMNS
+    if STOPS > 0:
+        stop = tl.arange(0, STOP_COLUMNS)
+        ids = tl.load(stop_token_ids + row * stops_stride + stop, mask=stop < STOPS, other=_NO_STOP)
+        is_stop = (result[:, None] == ids[None, :]) & is_column[:, None]
+        first_stop = tl.min(tl.min(tl.where(is_stop, column[:, None], COLUMNS), 1), 0)
     tl.store(finished + row, (first_mask == COLUMNS) | (first_stop < first_mask))
 
 
@@ -106,6 +110,8 @@ def commit_triton(
     if rows == 0:
         return finished
     stops = tokens if stop_token_ids is None else stop_token_ids
+    num_stops = 0 if stop_token_ids is None else stop_token_ids.shape[1]
+    columns, stop_columns = triton.next_power_of_2(block_size), triton.next_power_of_2(max(1, num_stops))
     _commit_kernel[(rows,)](
         tokens,
         masked,
@@ -125,8 +131,9 @@ def commit_triton(
         confidence.stride(0),
         stops.stride(0),
         BLOCK_SIZE=block_size,
-        COLUMNS=triton.next_power_of_2(block_size),
-        STOPS=0 if stop_token_ids is None else stop_token_ids.shape[1],
-        num_warps=1 if block_size <= 64 else 4,
+        COLUMNS=columns,
+        STOPS=num_stops,
+        STOP_COLUMNS=stop_columns,
+        num_warps=1 if columns * stop_columns <= 1024 else 4,
     )
     return finished

@@ -153,6 +153,18 @@ def test_a_confidence_that_is_nan_still_ends_the_block(device):
     assert not step.masked.any()
 
 
+@pytest.mark.parametrize("place", [0, 2, 3, 99])
+def test_every_stop_token_counts(place, device):
+    """Of as many as a server allows, and what pads them ends nothing."""
+    step = random_step(2, 4, EVERY_RULE[:1])
+    step.masked[1] = torch.tensor([False, True, True, True])
+    step.confidence[1] = 0.0
+    step.stop_token_ids = torch.full((2, 100), -1)
+    for stop, finished in ((int(step.tokens[1, 0]), True), (10**6, False)):
+        step.stop_token_ids[1, place] = stop
+        assert step.run("triton", device)[3].tolist() == [True, finished]
+
+
 def test_no_rows_and_no_stop_tokens(device):
     step = random_step(1, 4, EVERY_RULE)
     empty = Step(

@@ -166,7 +166,11 @@ def test_a_server(tmp_path: Path) -> None:
         tokens = prompt(random.Random(2), 5, reference.config.vocab_size)
         cases = [
             Case(tokens, 5, {"decoding_mode": mode, **more}, ignore_eos=True)
-            for mode, more in (("ar", {}), ("self_speculation", {}), ("diffusion", {"block_size": 4}))
+            for mode, more in (
+                ("ar", {}),
+                ("self_speculation", {"block_size": 6}),
+                ("diffusion", {"block_size": 4}),
+            )
         ]
         expected = [reference.generate(case).token_ids for case in cases]
         assert [client.complete(case).token_ids for case in cases] == expected

@@ -74,13 +74,27 @@ def test_a_request_is_the_same_alone(batch: Batch) -> None:
             assert torch.equal(alone.attend(described), together[part])
 
 
-def _only(batch: Batch, request: int) -> Any:
-    whole, rows = batch.described(), batch.rows[request]
+def test_a_row_of_a_prompt_is_the_same_in_a_block_and_alone() -> None:
+    prompt, first = PREFILL.attend(), 0
+    for request, rows in enumerate(PREFILL.rows):
+        for begin, end in ((0, 1), (rows - BLOCK - 1, rows - 1), (rows - 1, rows)):
+            if begin >= 0:
+                later = replace(PREFILL)
+                later.query = PREFILL.query[first + begin : first + end]
+                described = _only(PREFILL, request, end - begin, later=rows - end)
+                part = later.attend(builder().build(0, described))
+                assert torch.equal(part, prompt[first + begin : first + end])
+        first += rows
+
+
+def _only(batch: Batch, request: int, rows: int | None = None, later: int = 0) -> Any:
+    """One request of a batch, or `rows` of it with `later` ones behind them."""
+    whole, rows = batch.described(), batch.rows[request] if rows is None else rows
     starts = torch.tensor([0, rows], dtype=torch.int32)
     return whole.replace(
         query_start_loc=starts,
         query_start_loc_cpu=starts,
-        seq_lens=whole.seq_lens[request : request + 1],
+        seq_lens=whole.seq_lens[request : request + 1] - later,
         num_reqs=1,
         num_actual_tokens=rows,
         max_query_len=rows,
