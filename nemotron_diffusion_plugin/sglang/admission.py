@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
@@ -14,6 +15,7 @@ from nemotron_diffusion_plugin.sglang.requests import is_greedy, own_options, st
 from nemotron_diffusion_plugin.sglang.settings import settings_of
 
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+_THINKING_BUDGET = "thinking_budget"
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
 
 _MODE = "_nemotron_diffusion_mode"
@@ -89,6 +91,19 @@ def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> No
         )
     if options.decoding_mode is DecodingMode.DIFFUSION:
         _refuse_meaningless_in_diffusion(params, options)
+    _refuse_unkept_budget(params)
+
+
+def _refuse_unkept_budget(params: Any) -> None:
+    """Raise `OptionError` for a thinking budget that SGLang would not keep: it does so by a grammar of its own."""
+    from sglang.srt.runtime_context import get_serving
+
+    budget = (params.custom_params or {}).get(_THINKING_BUDGET)
+    if budget is not None and not get_serving().enable_strict_thinking:
+        raise OptionError(
+            f"field '{_THINKING_BUDGET}': got {reprlib.repr(budget)}, expected none: start the server with "
+            "--reasoning-parser and --enable-strict-thinking"
+        )
 
 
 def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
@@ -128,7 +143,7 @@ def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> N
         "repetition_penalty": (params.repetition_penalty, 1.0),
         "logit_bias": (params.logit_bias or None, None),
         **{name: (getattr(params, name), None) for name in _GRAMMARS},
-        "thinking_budget": ((params.custom_params or {}).get("thinking_budget"), None),
+        _THINKING_BUDGET: ((params.custom_params or {}).get(_THINKING_BUDGET), None),
     }
     refuse_in_diffusion(active, options, constraints=_GRAMMARS)
 

@@ -36,6 +36,8 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     if given.device is not None:
         check_kernels(settings.kernels, given.device)
     check_context_length(hf_config.rope_parameters, model_config.context_len, "--context-length")
+    if given.load_format == "auto":  # which falls back on pickle files
+        declare_resolution(server_args, "nemotron_diffusion", load_format="safetensors")
     if given.speculative_algorithm not in (None, ALGORITHM):
         return
     if given.speculative_num_draft_tokens not in (None, settings.block_size):

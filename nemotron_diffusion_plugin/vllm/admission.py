@@ -45,6 +45,15 @@ def validate_request(sampling_params: SamplingParams) -> None:
         refuse_meaningless_in_diffusion(sampling_params, options)
 
 
+def validate_beam_search(vllm_xargs: Any) -> None:
+    """Raise `OptionError` for options that beam search, which asks for one token at a time, cannot honour."""
+    if _settings is None:
+        return
+    options = _settings.options(vllm_xargs or {})
+    if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
+        refuse_in_diffusion({"use_beam_search": (True, False)}, options)
+
+
 class Admission(LogitsProcessor):
     """Validates requests in the API server; it never touches logits."""
 
@@ -71,6 +80,7 @@ def refuse_oversized(params: Any) -> None:
     sizes = {
         "stop_token_ids": (len(params.all_stop_token_ids), logit_bias.MAX_NUM_STOP_TOKEN_IDS),
         "allowed_token_ids": (len(params.allowed_token_ids or ()), logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS),
+        "logit_bias": (len(params.logit_bias or ()), logit_bias.MAX_NUM_LOGIT_BIAS_TOKENS),
         "bad_words": (len(bad_words), envs.VLLM_MAX_NUM_BAD_WORDS),
         "bad_words, in tokens": (sum(map(len, bad_words)), envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS),
     }

@@ -36,12 +36,14 @@ class ServingDefaults(VerifyAndUpdateConfig):
         check_context_length(
             model_config.hf_config.rope_parameters, model_config.max_model_len, "--max-model-len"
         )
+        if vllm_config.load_config.load_format == "auto":
+            vllm_config.load_config.load_format = "safetensors"  # auto falls back on pickle files
         settings = server_settings(vllm_config)
         if vllm_config.speculative_config is None and settings.block_size > 1:
             vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
         ours = uses_block_speculator(vllm_config)
         admission.configure(settings, only_ar=not ours)
-        request_validation.patch(admission.validate_request).apply()
+        request_validation.patch(admission.validate_request, admission.validate_beam_search).apply()
         processors = list(model_config.logits_processors or [])
         if admission.ADMISSION_PATH not in processors:
             model_config.logits_processors = [*processors, admission.ADMISSION_PATH]

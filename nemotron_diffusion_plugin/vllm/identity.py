@@ -10,4 +10,9 @@ SPECULATIVE_METHOD = "nemotron_diffusion"
 def uses_block_speculator(vllm_config: Any) -> bool:
     """Whether this engine's speculative config names our speculator (not Eagle3, n-gram or another one)."""
     speculative = vllm_config.speculative_config
-    return speculative is not None and speculative.method == SPECULATIVE_METHOD
+    return speculative is not None and is_block_speculator(speculative)
+
+
+def is_block_speculator(speculative_config: Any) -> bool:
+    """Whether a speculative config names our speculator."""
+    return bool(speculative_config.method == SPECULATIVE_METHOD)

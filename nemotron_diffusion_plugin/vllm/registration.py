@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 
 from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import async_scheduling, lookahead_slots, speculator_factory
+from nemotron_diffusion_patches.vllm import (
+    async_scheduling,
+    lookahead_slots,
+    sampling_parameters,
+    speculator_factory,
+)
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.vllm import MODEL_CLASS, attention_backend, versions
-from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
+from nemotron_diffusion_plugin.vllm.identity import (
+    SPECULATIVE_METHOD,
+    is_block_speculator,
+    uses_block_speculator,
+)
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -20,6 +29,7 @@ def engine_patches() -> list[Patch]:
         lookahead_slots.patch(uses_block_speculator),
         async_scheduling.patch(SPECULATIVE_METHOD),
         speculator_factory.patch(uses_block_speculator, _make_speculator),
+        sampling_parameters.patch(is_block_speculator),
     ]
 
 

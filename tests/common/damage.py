@@ -34,6 +34,11 @@ def put_in_a_nan(folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS)
 
 
+def pickle_the_weights(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
 def shorten_rope(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"]["factor"] = 2.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.common.cases import Reference
+from tests.common.endpoint import CHAT, SGLANG, Endpoint
 from tests.engines.sglang.launch import Server
 from tests.sglang.client import Client
 
@@ -58,8 +59,15 @@ class Setup:
 
 
 SETUPS: dict[str, Setup] = {
-    # A small model would fill JSON with blanks for ever.
-    "trained": Setup("trained", options=("--constrained-json-disable-any-whitespace",), logs_forwards=True),
+    "trained": Setup(
+        "trained",
+        options=(
+            "--constrained-json-disable-any-whitespace",  # a small model would fill JSON with blanks for ever
+            *("--tool-call-parser", "hermes"),
+            *("--reasoning-parser", "mimo"),  # the template thinks only when asked to, and so must the parser
+        ),
+        logs_forwards=True,
+    ),
     # No step is scheduled ahead, and prompts are cut.
     "sync": Setup("sharded", options=("--chunked-prefill-size", "16"), overlap=False),
     "paged": Setup(
@@ -99,6 +107,26 @@ class Running:
     client: Client
     reference: Reference
     forward_log: Path
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.client.http, self.client.model, SGLANG)
+
+    def idle(self) -> bool:
+        """Whether, after a while at most, nothing runs or waits; SGLang's memory check ends a server that lost KV."""
+        return self.client.empty_cache(60.0) and self.server.is_running()
+
+    def is_known_error(self, path: str, content: bytes) -> bool:
+        """Whether SGLang itself answers this body with 500, whatever the model.
+
+        A validator of its ChatCompletionRequest takes body and `response_format` for objects before they are checked.
+        """
+        body = json.loads(content) if path == CHAT else {}
+        return not isinstance(body, dict) or not isinstance(body.get("response_format") or {}, dict)
+
+    def tokenize(self, text: str) -> list[int]:
+        body = {"model": self.client.model, "prompt": text, "add_special_tokens": False}
+        return list(self.client.post(body, path="/tokenize").json()["tokens"])
 
     def detokenize(self, token_ids: list[int]) -> str:
         """The text of token ids as the server's tokenizer writes it, special tokens included."""

@@ -13,6 +13,7 @@ from tests.common.damage import (
     WEIGHTS,
     leave,
     lose_a_layer,
+    pickle_the_weights,
     put_in_a_nan,
     rename_prefix,
     shorten_rope,
@@ -31,10 +32,11 @@ pytestmark = pytest.mark.engine
         (lose_a_layer, {}, ["encoder.layers.1."]),
         (truncate, {}, [WEIGHTS]),
         (put_in_a_nan, {}, ["encoder.norm.weight", "NaN"]),
+        (pickle_the_weights, {}, ["safetensors"]),
         (shorten_rope, {}, ["context_length: got 256, expected at most 128"]),
         (leave, {"NEMOTRON_DIFFUSION_OPTIONS": '{"threshold": 1.5}'}, ["threshold", "1.5", "(0, 1]"]),
     ],
-    ids=["prefix", "missing layer", "truncated", "nan", "context", "threshold"],
+    ids=["prefix", "missing layer", "truncated", "nan", "pickle", "context", "threshold"],
 )
 def test_server_refuses_to_start(
     tmp_path: Path, damage: Callable[[Path], None], variables: dict[str, str], said: list[str]

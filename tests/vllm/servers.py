@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.common.cases import Reference
+from tests.common.endpoint import VLLM, Endpoint
 from tests.engines.vllm.launch import Server
 from tests.vllm.client import Client
 
@@ -34,7 +35,18 @@ class Setup:
 
 
 SETUPS: dict[str, Setup] = {
-    "trained": Setup("trained"),
+    "trained": Setup(
+        "trained",
+        options=(
+            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+            # The template thinks only when asked to, and so must the parser.
+            *("--reasoning-parser", "deepseek_v3"),
+            *("--reasoning-config", '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'),
+            # A small model would fill JSON with blanks for ever.
+            *("--structured-outputs-config.backend", "xgrammar"),
+            *("--structured-outputs-config.disable_any_whitespace", "true"),
+        ),
+    ),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
     "prefixes": Setup("plain", options=("--block-size", "32")),
     # A budget that cuts prompts and, with more than one request, blocks.
@@ -59,6 +71,24 @@ class Running:
     server: Server
     client: Client
     reference: Reference
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.client.http, self.client.model, VLLM)
+
+    def idle(self) -> bool:
+        """Whether, after a while at most, nothing runs or waits and no KV is held."""
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+        metrics = self.client.settled(lambda metrics: metrics.total(names[-1]) == 0)
+        return not any(metrics.total(name) for name in names)
+
+    def is_known_error(self, path: str, content: bytes) -> bool:
+        """Whether vLLM itself answers this body with 500, whatever the model: no such body is known."""
+        return False
+
+    def tokenize(self, text: str) -> list[int]:
+        body = {"model": self.client.model, "prompt": text, "add_special_tokens": False}
+        return list(self.client.post(body, path="/tokenize").json()["tokens"])
 
     def detokenize(self, token_ids: list[int]) -> str:
         """The text of token ids as the server's tokenizer writes it, special tokens included."""

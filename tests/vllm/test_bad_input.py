@@ -26,6 +26,8 @@ PARAMETERS: list[tuple[dict[str, Any], list[str]]] = [
     ({"repetition_penalty": 1.5}, ["repetition_penalty", "1.5"]),
     ({"allowed_token_ids": [200, 300]}, ["allowed_token_ids", "[200, 300]"]),
     ({"bad_words": ["hello"]}, ["bad_words", "hello"]),
+    ({"min_p": 0.2}, ["min_p", "0.2"]),
+    ({"logit_bias": {"200": 5.0}}, ["logit_bias", "200"]),
     ({"response_format": {"type": "json_object"}}, ["structured_outputs"]),
 ]
 
@@ -48,6 +50,8 @@ ODD: list[dict[str, Any]] = [
     {"logprobs": 10**6},
     {"seed": "x"},
     {"stop_token_ids": [10**7]},
+    {"logit_bias": {"99999999": 1.0}},
+    {"logit_bias": {str(key): 1.0 for key in range(1024)}},
     {"min_tokens": 50, "max_tokens": 5},
     {"prompt_logprobs": 2, "vllm_xargs": {"decoding_mode": "diffusion"}},
     {"echo": True, "vllm_xargs": {"decoding_mode": "diffusion"}},
@@ -83,15 +87,16 @@ def test_parameters_without_meaning_in_diffusion(
     assert elsewhere.status_code == 200, elsewhere.text
 
 
-@pytest.mark.parametrize("parameters", [{"min_p": 0.2}, {"logit_bias": {"200": 5.0}}], ids=str)
-@pytest.mark.parametrize("mode", MODES)
-def test_what_vllm_refuses_beside_any_speculator(
-    running: Running, case: Case, parameters: dict[str, Any], mode: str
-) -> None:
-    body = running.client.body(case, vllm_xargs={"decoding_mode": mode})
-    reply = running.client.post({**body, "temperature": 0.5, **parameters})
-    assert reply.status_code == 400
-    assert next(iter(parameters)) in reply.json()["error"]["message"]
+def test_beam_search_has_no_meaning_in_diffusion(running: Running, case: Case) -> None:
+    beams = {"use_beam_search": True, "n": 2}
+    reply = running.client.post(running.client.body(case, vllm_xargs={"decoding_mode": "diffusion"}, **beams))
+    assert reply.status_code == 400, reply.text
+    assert "use_beam_search" in reply.json()["error"]["message"]
+    answers = [
+        running.client.choices(case, vllm_xargs={"decoding_mode": mode}, **beams)
+        for mode in ("ar", "self_speculation")
+    ]
+    assert [beam.token_ids for beam in answers[0]] == [beam.token_ids for beam in answers[1]]
 
 
 def test_openai_client_and_chat(running: Running) -> None:

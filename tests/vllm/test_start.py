@@ -13,6 +13,7 @@ from tests.common.damage import (
     WEIGHTS,
     leave,
     lose_a_layer,
+    pickle_the_weights,
     put_in_a_nan,
     rename_prefix,
     shorten_rope,
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.engine
         (lose_a_layer, (), ["encoder.layers.1."]),
         (truncate, (), [WEIGHTS]),
         (put_in_a_nan, (), ["encoder.norm.weight", "NaN"]),
+        (pickle_the_weights, (), ["safetensors"]),
         (leave, ("--additional-config", json.dumps({"threshold": 1.5})), ["threshold", "1.5", "(0, 1]"]),
         (
             leave,
@@ -44,6 +46,7 @@ pytestmark = pytest.mark.engine
         "missing layer",
         "truncated",
         "nan",
+        "pickle",
         "threshold",
         "denoise forwards",
         "context",

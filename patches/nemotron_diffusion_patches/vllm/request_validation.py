@@ -1,4 +1,4 @@
-"""`to_sampling_params` of the OpenAI requests: validate before a streamed answer has begun."""
+"""`to_sampling_params` and its like of the OpenAI requests: validate before an answer has begun."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from nemotron_diffusion_patches.vllm import SUPPORTED
 _MARK = "_nemotron_diffusion_request_validation"
 
 
-def patch(validate: Callable[[Any], None]) -> Patch:
-    """`validate(sampling_params)` raises ValueError for parameters that cannot be honoured."""
+def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]) -> Patch:
+    """`validate(sampling_params)` raises ValueError for parameters that cannot be honoured.
+
+    `validate_beams(vllm_xargs)` does the same for a request with beam search, whose parameters carry no options.
+    """
 
     def install() -> None:
         for request in _requests():
@@ -25,7 +28,16 @@ def patch(validate: Callable[[Any], None]) -> Patch:
                 validate(params)
                 return params
 
+            beam_original = request.to_beam_search_params
+
+            def to_beam_search_params(
+                self: Any, *arguments: Any, _original: Any = beam_original, **keywords: Any
+            ) -> Any:
+                validate_beams(self.vllm_xargs)
+                return _original(self, *arguments, **keywords)
+
             request.to_sampling_params = to_sampling_params
+            request.to_beam_search_params = to_beam_search_params
             setattr(request, _MARK, True)
 
     def is_applied() -> bool:
@@ -33,8 +45,10 @@ def patch(validate: Callable[[Any], None]) -> Patch:
 
     return Patch(
         name="request-validation",
-        target="vllm.entrypoints.openai: ChatCompletionRequest and CompletionRequest .to_sampling_params",
-        reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400",
+        target="vllm.entrypoints.openai: ChatCompletionRequest and CompletionRequest .to_sampling_params and "
+        ".to_beam_search_params",
+        reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400, "
+        "and beam search drops options",
         upstream="InputProcessor validates when the generator of a streamed answer is first asked",
         supported=SUPPORTED,
         remove_when="vLLM validates parameters before it answers a streaming request with 200",

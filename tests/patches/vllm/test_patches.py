@@ -117,15 +117,35 @@ class TestOnVllm:
         assert sample(None) is None
         assert not hasattr(sample(None), step_report.REPORT_ATTRIBUTE)
 
+    def test_other_speculators_keep_refusing_min_p_and_logit_bias(self) -> None:
+        from vllm.exceptions import VLLMValidationError
+        from vllm.sampling_params import SamplingParams
+
+        from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD
+
+        ours, ngram = SimpleNamespace(method=SPECULATIVE_METHOD), SimpleNamespace(method="ngram")
+        for params in (SamplingParams(min_p=0.2), SamplingParams(logit_bias={5: 1.0})):
+            params._validate_spec_decode(ours)
+            params._validate_spec_decode(None)
+            with pytest.raises(VLLMValidationError, match="min_p and logit_bias"):
+                params._validate_spec_decode(ngram)
+
     def test_requests_are_validated_before_they_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 
         from nemotron_diffusion_patches.vllm import request_validation
 
         seen: list[Any] = []
+        beams: list[Any] = []
         for request in request_validation._requests():
             monkeypatch.setattr(request, "to_sampling_params", request.to_sampling_params)
+            monkeypatch.setattr(request, "to_beam_search_params", request.to_beam_search_params)
             monkeypatch.setattr(request, request_validation._MARK, False, raising=False)
-        request_validation.patch(seen.append).apply()
-        params = CompletionRequest(model="m", prompt=[1], max_tokens=3).to_sampling_params(3, {})
+        request_validation.patch(seen.append, beams.append).apply()
+        options = {"decoding_mode": "ar"}
+        request = CompletionRequest(model="m", prompt=[1], max_tokens=3, vllm_xargs=options)
+        params = request.to_sampling_params(3, {})
+        assert beams == []
+        request.to_beam_search_params(3, {})
+        assert beams == [options]
         assert [p.max_tokens for p in seen] == [params.max_tokens] == [3]

@@ -48,6 +48,7 @@ def _server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     admission.configure(SETTINGS)
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=ALGORITHM))
+    monkeypatch.setattr(context, "get_serving", lambda: SimpleNamespace(enable_strict_thinking=True))
     yield
     monkeypatch.setattr(admission, "_settings", before)
 
@@ -127,6 +128,17 @@ def test_a_thinking_budget_needs_another_mode() -> None:
     assert message is not None
     assert message.startswith("field 'thinking_budget': got 5, expected None with decoding_mode 'diffusion'")
     assert refused(request({"thinking_budget": 5})) is None
+
+
+def test_a_thinking_budget_needs_a_server_that_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sglang.srt.runtime_context as context
+
+    monkeypatch.setattr(context, "get_serving", lambda: SimpleNamespace(enable_strict_thinking=False))
+    for mode in ("ar", "self_speculation"):
+        message = refused(request({"decoding_mode": mode, "thinking_budget": 5}))
+        assert message is not None
+        assert message.startswith("field 'thinking_budget': got 5, expected none: start the server with")
+        assert refused(request({"decoding_mode": mode})) is None
 
 
 @pytest.mark.parametrize("top_k", [-1, None])

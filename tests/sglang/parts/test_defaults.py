@@ -49,9 +49,11 @@ def arguments(
     drafts: int | None = None,
     architectures: Any = (ARCHITECTURE,),
     context_len: int = 256,
+    load_format: str = "dummy",
 ) -> Any:
     hf_config = SimpleNamespace(architectures=architectures, block_size=16, rope_parameters=ROPE)
     return SimpleNamespace(
+        load_format=load_format,
         speculative_algorithm=algorithm,
         speculative_num_draft_tokens=drafts,
         model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
@@ -75,6 +77,12 @@ def chosen(given: Any) -> dict[str, Any]:
         assert given.previous == 1, "SGLang's own step runs once, and first"
     result: dict[str, Any] = given.chosen
     return result
+
+
+def test_no_fallback_on_pickle_files() -> None:
+    assert chosen(arguments(load_format="auto"))["load_format"] == "safetensors"
+    assert chosen(arguments("EAGLE", load_format="auto")) == {"load_format": "safetensors"}
+    assert chosen(arguments(architectures=["LlamaForCausalLM"], load_format="auto")) == {}
 
 
 @pytest.mark.parametrize(("algorithm", "drafts"), [(None, None), (ALGORITHM, None), (None, 16)])

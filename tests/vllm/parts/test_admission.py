@@ -81,3 +81,14 @@ def test_beside_another_speculator_only_ar_exists() -> None:
 def test_lists_that_would_overflow_the_worker() -> None:
     with pytest.raises(OptionError, match=r"'stop_token_ids.*got 5000 entries, expected at most"):
         Admission.validate_params(SamplingParams(min_tokens=1, stop_token_ids=list(range(5000))))
+    with pytest.raises(OptionError, match=r"'logit_bias.*got 2000 entries, expected at most"):
+        Admission.validate_params(SamplingParams(logit_bias=dict.fromkeys(range(2000), 1.0)))
+
+
+def test_beams_are_those_of_ar() -> None:
+    for options in (None, {"decoding_mode": "ar"}, {"decoding_mode": "self_speculation"}):
+        admission.validate_beam_search(options)
+    with pytest.raises(OptionError, match=r"'use_beam_search': got True, expected False with .*'diffusion'"):
+        admission.validate_beam_search(DIFFUSION)
+    with pytest.raises(OptionError, match="'threshold': got 7"):
+        admission.validate_beam_search({"threshold": 7})

@@ -1,0 +1,44 @@
+"""`SamplingParams._validate_spec_decode`: take `min_p` and `logit_bias` beside our speculator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nemotron_diffusion_patches import Patch
+from nemotron_diffusion_patches.vllm import SUPPORTED
+
+_MARK = "_nemotron_diffusion_sampling_parameters"
+
+
+def patch(is_ours: Callable[[Any], bool]) -> Patch:
+    """`is_ours(speculative_config)` says whether it names our speculator; it is never asked about None."""
+
+    def install() -> None:
+        from vllm.sampling_params import SamplingParams
+
+        original = SamplingParams._validate_spec_decode
+
+        def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
+            if speculative_config is not None and is_ours(speculative_config):
+                return
+            original(self, speculative_config)
+
+        SamplingParams._validate_spec_decode = _validate_spec_decode
+        setattr(SamplingParams, _MARK, True)
+
+    def is_applied() -> bool:
+        from vllm.sampling_params import SamplingParams
+
+        return bool(getattr(SamplingParams, _MARK, False))
+
+    return Patch(
+        name="sampling-parameters",
+        target="vllm.sampling_params.SamplingParams._validate_spec_decode",
+        reason="min_p and logit_bias are refused beside every speculator, though ours processes the rows of drafts",
+        upstream="the check knows the older model runner, which did not process the rows of drafts",
+        supported=SUPPORTED,
+        remove_when="vLLM allows min_p and logit_bias with speculative decoding",
+        install=install,
+        is_applied=is_applied,
+    )

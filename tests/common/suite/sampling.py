@@ -1,0 +1,63 @@
+"""Sampled self-speculation answers as AR does: the same distribution over answers, whatever shapes it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from tests.common.cases import mixed_cases, prompt
+from tests.common.distributions import CASES, DRAWS, Answers, draw, same_distribution
+from tests.common.endpoint import COMPLETIONS
+
+TEXT = "So 3"
+"""The bundled model is unsure how to go on, and its drafts are accepted often and rejected often."""
+
+UNLIKELY = 1e-6
+STEPS = 10_000
+
+
+def answers(running: Any, mode: str, name: str) -> Answers:
+    kept: dict[tuple[str, str], Answers] = running.__dict__.setdefault("drawn_answers", {})
+    if (mode, name) not in kept:
+        tokens = running.tokenize(TEXT)
+        kept[mode, name] = draw(running.endpoint, tokens, mode, CASES[name], DRAWS)
+    return kept[mode, name]
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", CASES)
+def test_self_speculation_draws_as_ar(running: Any, name: str) -> None:
+    before = running.client.settled()
+    drafted = answers(running, "self_speculation", name)
+    after = running.client.settled()
+    causal = answers(running, "ar", name)
+    assert drafted.total() == causal.total() == DRAWS
+    probability = same_distribution(drafted, causal)
+    print(f"{running.name}, {name}: {DRAWS} draws each, p = {probability:.3f}")
+    assert probability > UNLIKELY
+    cycles = after.mode("cycles", "self_speculation") - before.mode("cycles", "self_speculation")
+    accepted = after.mode("accepted_drafts", "self_speculation") - before.mode(
+        "accepted_drafts", "self_speculation"
+    )
+    assert cycles > 1.2 * DRAWS, "drafts must be rejected"
+    assert accepted > 0.5 * DRAWS, "drafts must be accepted"
+
+
+def test_the_comparison_tells_distributions_apart(running: Any) -> None:
+    warm, hot = (answers(running, "self_speculation", name) for name in ("temperature 0.7", "top_p 0.9"))
+    assert same_distribution(warm, hot) < UNLIKELY
+
+
+def test_ten_thousand_steps_of_sampling(running: Any) -> None:
+    """Sampled requests that come and go in the same slots leave a server that answers right."""
+    rng, vocab_size = random.Random(0), running.reference.config.vocab_size
+    fields = {"max_tokens": 100, "temperature": 1.0, "ignore_eos": True}
+    while running.client.settled().mode("cycles", "self_speculation") < STEPS:
+        prompts = [prompt(rng, 20, vocab_size) for _ in range(32)]
+        running.endpoint.choices(COMPLETIONS, {"decoding_mode": "self_speculation"}, prompt=prompts, **fields)
+    assert running.idle(), running.server.log_tail()
+    cases = mixed_cases(vocab_size, seed=31, count=9, most_tokens=40)
+    for case, answer in zip(cases, running.client.complete_all(cases), strict=True):
+        assert answer.token_ids == running.reference.generate(case).token_ids, case

@@ -1,0 +1,181 @@
+"""Constrained answers, tool calls and reasoning: drafts do not lead an answer across the border of what is allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from jsonschema import validate
+
+from tests.common.cases import MODES
+from tests.common.endpoint import CHAT, COMPLETIONS
+
+RUNS = int(os.environ.get("NEMOTRON_DIFFUSION_JSON_RUNS", "40"))
+"""JSON answers sampled; a full run takes 200."""
+
+AT_ONCE = 8
+EXACT = ("ar", "self_speculation")
+QUESTION = "What is 34 + 57? Show the steps."
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]{2,8}$"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "pattern": "^[a-z]{2,8}$"},
+        "days": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather of the next days.",
+            "parameters": PARAMETERS,
+            "strict": True,
+        },
+    }
+]
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+REGEX = r"[0-9]{3}-[a-z]{4,9}( and [0-9]{2}){2}"
+WORDS = ["apples", "pears", "apricots"]
+GRAMMAR = 'root ::= ("ab" | "cd") " " [0-9] [0-9] [0-9]'
+CALL = r'<tool_call>\n\{"name": "get_weather", "arguments": \{"city": "[a-z]{3,6}", "days": [0-9]\}\}\n</tool_call>'
+
+
+def as_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def arguments_of(choice: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the one tool call of an answer, as the engine's parser gave them."""
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    arguments: dict[str, Any] = json.loads(call["function"]["arguments"])
+    validate(arguments, PARAMETERS)
+    return arguments
+
+
+def test_sampled_json_is_always_valid(running: Any) -> None:
+    """At temperature 1, many at once, next to requests of every mode without a grammar."""
+    api = running.endpoint
+
+    def one(number: int) -> str:
+        options = {"decoding_mode": "self_speculation", "block_size": (32, 8, 5)[number % 3]}
+        question = f"Tell me about number {number}."
+        fields = {"max_tokens": 200, "temperature": 1.0, "response_format": as_schema(SCHEMA)}
+        if number % 4 == 3:
+            other = {"decoding_mode": MODES[number // 4 % 3]}
+            api.chat(other, question, max_tokens=30, temperature=1.0)
+        choice = api.chat(options, question, **fields)
+        assert choice["finish_reason"] == "stop", choice
+        return str(choice["message"]["content"])
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        texts = list(pool.map(one, range(RUNS)))
+    for text in texts:
+        validate(json.loads(text), SCHEMA)
+    assert len(texts) == RUNS
+    assert len(set(texts)) > RUNS // 2, "the answers are meant to differ"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["regex", "choice", "grammar", "schema"])
+def test_completion_fits(running: Any, kind: str, temperature: float) -> None:
+    api = running.endpoint
+    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": SCHEMA}[kind]
+    fields = {"prompt": "So 3", "max_tokens": 200, "temperature": temperature, "seed": 1}
+    texts = {}
+    for mode in EXACT:
+        [choice] = api.choices(COMPLETIONS, {"decoding_mode": mode}, **fields, **getattr(api, kind)(value))
+        text = texts[mode] = choice["text"]
+        assert choice["finish_reason"] == "stop"
+        if kind == "schema":
+            validate(json.loads(text), SCHEMA)
+        elif kind == "choice":
+            assert text in WORDS
+        else:
+            assert re.fullmatch(REGEX if kind == "regex" else r"(ab|cd) [0-9]{3}", text), text
+    if temperature == 0:
+        assert texts["ar"] == texts["self_speculation"]
+
+
+@pytest.mark.parametrize("kind", ["regex", "choice", "grammar", "schema"])
+def test_diffusion_refuses_constraints(running: Any, kind: str) -> None:
+    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": SCHEMA}[kind]
+    fields = getattr(running.endpoint, kind)(value)
+    reply = running.endpoint.post(
+        COMPLETIONS, {"decoding_mode": "diffusion"}, prompt="So 3", max_tokens=5, **fields
+    )
+    assert reply.status_code == 400, reply.text
+    assert "use decoding_mode 'ar' or 'self_speculation'" in reply.text
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_forced_tool_call(running: Any, choice: Any) -> None:
+    api = running.endpoint
+    fields = {"tools": TOOLS, "tool_choice": choice, "max_tokens": 200}
+    greedy = [
+        arguments_of(api.chat({"decoding_mode": mode}, QUESTION, temperature=0, **fields)) for mode in EXACT
+    ]
+    assert greedy[0] == greedy[1]
+    for seed in range(4):
+        sampled = api.chat(
+            {"decoding_mode": "self_speculation"}, QUESTION, temperature=1, seed=seed, **fields
+        )
+        arguments_of(sampled)
+    messages = [{"role": "user", "content": QUESTION}]
+    refused = api.post(CHAT, {"decoding_mode": "diffusion"}, messages=messages, **fields)
+    assert refused.status_code == 400, refused.text
+
+
+@pytest.mark.parametrize("mode", EXACT)
+def test_tool_call_of_the_model(running: Any, mode: str) -> None:
+    """Text that looks like a call is read by the engine's parser, whole and streamed; the small model is led to it."""
+    api = running.endpoint
+    fields = {"tools": TOOLS, "max_tokens": 200, "temperature": 0, **api.regex(CALL)}
+    arguments = arguments_of(api.chat({"decoding_mode": mode}, QUESTION, **fields))
+    messages = [{"role": "user", "content": QUESTION}]
+    body = api.body({"decoding_mode": mode}, messages=messages, stream=True, **fields)
+    name, pieces = "", []
+    with api.http.stream("POST", CHAT, json=body) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                    for call in choice["delta"].get("tool_calls") or []:
+                        name += call["function"].get("name") or ""
+                        pieces.append(call["function"].get("arguments") or "")
+    assert name == "get_weather"
+    assert json.loads("".join(pieces)) == arguments
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reasoning_is_off_unless_asked_for(running: Any, mode: str) -> None:
+    """The template closes the think block; with `enable_thinking` the engine's parser takes the thoughts apart."""
+    api, fields = running.endpoint, {"max_tokens": 120, "temperature": 0}
+    plain = api.chat({"decoding_mode": mode}, QUESTION, **fields)["message"]
+    assert plain["content"].startswith("Ones:")
+    assert not thoughts_of(plain)
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    message = api.chat({"decoding_mode": mode}, QUESTION, **fields, **thinking)["message"]
+    assert message["content"].strip().startswith("Ones:")
+    assert thoughts_of(message).strip()
+    assert "</think>" not in message["content"] + thoughts_of(message)
+
+
+def thoughts_of(message: dict[str, Any]) -> str:
+    return message.get("reasoning_content") or message.get("reasoning") or ""
