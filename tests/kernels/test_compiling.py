@@ -78,7 +78,14 @@ CASES = {
         "_tile_kernel",
         8,
         {"logits": "*bf16", **dict.fromkeys(["values", "sums"], "*fp32"), "ids": "*i32"},
-        {"TILE": 4096, "WITH_SECOND": True, "DRAWN": False, "scores": None, **dict.fromkeys(SAMPLING)},
+        {
+            "TILE": 4096,
+            "WHOLE": True,
+            "WITH_SECOND": True,
+            "DRAWN": False,
+            "scores": None,
+            **dict.fromkeys(SAMPLING),
+        },
     ),
     "pick drawn": (
         "pick.triton",
@@ -89,7 +96,7 @@ CASES = {
             **{"logits": "*bf16", "ids": "*i32", "scores": "*fp64"},
             **SAMPLING,
         },
-        {"TILE": 4096, "WITH_SECOND": True, "DRAWN": True},
+        {"TILE": 4096, "WHOLE": False, "WITH_SECOND": True, "DRAWN": True},
     ),
     "pick merge": (
         "pick.triton",
@@ -204,7 +211,7 @@ CASES = {
         "_shrink_kernel",
         4,
         {"out": "*fp32", **dict.fromkeys("xa", "*bf16"), "flags": "*i1"},
-        {"RANK": 128, "ROWS": 16, "DEPTH": 128, "RANKS": 16, "ALL": False, "WIDEN": False},
+        {"RANK": 128, "ROWS": 16, "DEPTH": 512, "RANKS": 16, "ALL": False, "WIDEN": False},
     ),
     "low rank expand": (
         "low_rank.triton",

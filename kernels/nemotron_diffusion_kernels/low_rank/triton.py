@@ -16,6 +16,9 @@ _TILE_BYTES = 32 << 10  # of A or B in shared memory, held several times to load
 _MAX_COLUMNS = 64
 _FUSED_TILES = 4  # tiles of columns per program of the fused kernel
 _RANKS = 16  # rows of A per program of the shrinking kernel
+_SHRINK_DEPTH = (
+    512  # few programs, so each must keep many bytes on their way; products of float32 take registers for it
+)
 
 
 @triton.jit
@@ -229,6 +232,7 @@ def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -
     out = x.new_empty((num_rows, rank), dtype=torch.float32)
     if num_rows == 0:
         return out
+    most = _SHRINK_DEPTH if a.element_size() == 2 else _MAX_DEPTH
     _shrink_kernel[(triton.cdiv(num_rows, _ROWS), triton.cdiv(rank, _RANKS))](
         out,
         x,
@@ -240,7 +244,7 @@ def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -
         a.stride(0),
         RANK=rank,
         ROWS=_ROWS,
-        DEPTH=_fitting(_MAX_DEPTH, _RANKS, a),
+        DEPTH=_fitting(min(most, triton.next_power_of_2(x.shape[1])), _RANKS, a),
         RANKS=_RANKS,
         ALL=rows is None,
         WIDEN=_widens(x),

@@ -14,11 +14,17 @@ _FIELDS = tl.constexpr(FIELDS)
 
 
 @triton.jit
-def _best(score, value, token, is_candidate):
-    """The lowest id among the best scores, its score and its value; -inf and no id without candidates."""
+def _best(score, value, token, is_candidate, DRAWN: tl.constexpr):
+    """The best score, the lowest id that has it and its value; -inf and no id without candidates.
+
+    Unless drawn, a score is the value.
+    """
     best = tl.max(tl.where(is_candidate, score, float("-inf")), 0)
     best_id = tl.min(tl.where(is_candidate & (score == best), token, _NO_ID), 0)
-    return best, best_id, tl.max(tl.where(token == best_id, value, float("-inf")), 0)
+    best_value = best
+    if DRAWN:
+        best_value = tl.max(tl.where(token == best_id, value, float("-inf")), 0)
+    return best, best_id, best_value
 
 
 @triton.jit(do_not_specialize=["mask_token_id", "vocab_start"])
@@ -37,24 +43,22 @@ def _tile_kernel(
     mask_token_id,
     vocab_start,
     TILE: tl.constexpr,
+    WHOLE: tl.constexpr,  # the last tile is full too
     WITH_SECOND: tl.constexpr,
     DRAWN: tl.constexpr,
 ):
     tile = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     column = tile * TILE + tl.arange(0, TILE)
-    is_token = column < columns
     token = vocab_start + column
-    raw = tl.load(logits + row * row_stride + column, mask=is_token, other=float("-inf")).to(tl.float32)
+    is_candidate = token != mask_token_id
+    if WHOLE:
+        raw = tl.load(logits + row * row_stride + column).to(tl.float32)
+    else:
+        is_token = column < columns
+        is_candidate &= is_token
+        raw = tl.load(logits + row * row_stride + column, mask=is_token, other=float("-inf")).to(tl.float32)
     value = tl.where(raw == raw, raw, float("-inf"))
-
-    slot = (row * tl.num_programs(0) + tile) * 2
-    highest = tl.max(value, 0)
-    shift = tl.where(highest == float("-inf"), 0.0, highest)
-    tl.store(sums + slot, highest)
-    tl.store(sums + slot + 1, tl.sum(tl.exp(raw - shift), 0))
-
-    is_candidate = is_token & (token != mask_token_id)
     score = value
     if DRAWN:
         score = value.to(tl.float64)
@@ -62,13 +66,27 @@ def _tile_kernel(
         if degree > 0:
             key = noise_key(tl.load(seeds + row), tl.load(positions + row), tl.load(steps + row))
             score += degree * gumbel(key, token.to(tl.int64))
-    best, best_id, best_value = _best(score, value, token, is_candidate)
+    best, best_id, best_value = _best(score, value, token, is_candidate, DRAWN)
+
+    slot = (row * tl.num_programs(0) + tile) * 2
+    if DRAWN:
+        highest = tl.max(value, 0)
+    else:
+        left_out = mask_token_id - vocab_start
+        is_here = (left_out >= tile * TILE) & (left_out < tl.minimum((tile + 1) * TILE, columns))
+        other = tl.load(logits + row * row_stride + left_out, mask=is_here, other=float("-inf")).to(
+            tl.float32
+        )
+        highest = tl.maximum(best, tl.where(other == other, other, float("-inf")))
+    shift = tl.where(highest == float("-inf"), 0.0, highest)
+    tl.store(sums + slot, highest)
+    tl.store(sums + slot + 1, tl.sum(tl.exp(raw - shift), 0))
     tl.store(ids + slot, best_id)
     tl.store(values + slot, best_value)
     if DRAWN:
         tl.store(scores + slot, best)
     if WITH_SECOND:
-        best, best_id, best_value = _best(score, value, token, is_candidate & (token != best_id))
+        best, best_id, best_value = _best(score, value, token, is_candidate & (token != best_id), DRAWN)
         tl.store(ids + slot + 1, best_id)
         tl.store(values + slot + 1, best_value)
         if DRAWN:
@@ -109,7 +127,7 @@ def _merge_kernel(
     # a tile of -inf alone was summed with the shift 0 and has the sum 0, whatever its weight
     normalizer = tl.sum(total * tl.where(highest == float("-inf"), 1.0, tl.exp(highest - shift)), 0)
 
-    best, token, best_value = _best(score, value, best_id, is_tile)
+    best, token, best_value = _best(score, value, best_id, is_tile, DRAWN)
     if SHARD:
         field = partials + row * _FIELDS
         tl.store(field, best.to(tl.float64))
@@ -127,7 +145,7 @@ def _merge_kernel(
         if DRAWN:
             rival = tl.where(is_winner, tl.load(scores + slot + 1, mask=is_tile, other=float("-inf")), score)
         rival_id = tl.where(is_winner, tl.load(ids + slot + 1, mask=is_tile, other=_NO_ID), best_id)
-        best, token, best_value = _best(rival, value, rival_id, is_tile)
+        best, token, best_value = _best(rival, value, rival_id, is_tile, DRAWN)
         if not SHARD:
             tl.store(second_tokens + row, token.to(tl.int64))
             tl.store(second_confidence + row, tl.exp(best_value - shift) / normalizer)
@@ -190,6 +208,7 @@ def _launch(
         -1 if mask_token_id is None else mask_token_id,
         vocab_start,
         TILE=_TILE,
+        WHOLE=columns > 0 and columns % _TILE == 0,
         WITH_SECOND=with_second,
         DRAWN=sampling is not None,
         num_warps=8,

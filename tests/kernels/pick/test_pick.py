@@ -44,9 +44,11 @@ def test_matches_the_reference(dtype, vocabulary, device):
         assert_matches(logits, mask_token_id, with_second=vocabulary > 2)
 
 
-def test_a_full_vocabulary(device):
+@pytest.mark.parametrize("highest", [60.0, 200.0])
+def test_a_full_vocabulary(highest, device):
+    """With the mask id on top, so high that only its own exponent shifts the sum into range."""
     logits = random_logits(2, 131072, torch.bfloat16).to(device)
-    logits[:, MASK] = 60.0
+    logits[:, MASK] = highest
     assert_matches(logits, MASK)
 
 
