@@ -44,11 +44,9 @@ def test_matches_the_reference(dtype, vocabulary, device):
         assert_matches(logits, mask_token_id, with_second=vocabulary > 2)
 
 
-@pytest.mark.parametrize("highest", [60.0, 200.0])
-def test_a_full_vocabulary(highest, device):
-    """With the mask id on top, so high that only its own exponent shifts the sum into range."""
+def test_a_full_vocabulary(device):
     logits = random_logits(2, 131072, torch.bfloat16).to(device)
-    logits[:, MASK] = highest
+    logits[:, MASK] = 60.0
     assert_matches(logits, MASK)
 
 

@@ -146,6 +146,21 @@ def test_shards_pick_what_the_whole_row_picks(bounds, drawn, backend, device, mo
     )
 
 
+@pytest.mark.parametrize("columns", [5000, 8192])
+@pytest.mark.parametrize("mask_token_id", [0, 4100, 4999, 6000])
+def test_the_mask_id_counts_in_the_highest_logit(columns, mask_token_id, device):
+    """Where it is one of the shard's; so high that the sum is finite only when shifted by it."""
+    logits = torch.zeros(1, columns, device=device)
+    is_here = mask_token_id < columns
+    if is_here:
+        logits[0, mask_token_id] = 200.0
+    score, token, *_, highest, total = pick_shard(logits, mask_token_id + 300, 300, backend="triton")[
+        0
+    ].tolist()
+    assert (score, token) == (0.0, 301.0 if mask_token_id == 0 else 300.0)
+    assert (highest, total) == ((200.0, 1.0) if is_here else (0.0, float(columns)))
+
+
 def test_ties_over_shards_go_to_the_lowest_id_in_any_order(device):
     logits = torch.zeros(2, 40, dtype=torch.float16, device=device)
     logits[0, [8, 13, 39]] = 2.0
