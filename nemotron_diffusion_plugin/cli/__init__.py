@@ -4,6 +4,7 @@ runs.
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .generate import generate
@@ -29,3 +30,4 @@ app.command()(doctor)
 app.command()(demo)
 app.command()(roofline)
 app.command()(watch)
+app.command()(bench)

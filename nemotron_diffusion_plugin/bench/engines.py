@@ -1,0 +1,117 @@
+"""What differs between the engines: how a server is started for each kind of method, and what a request says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .methods import Method, ServerKind
+from .setup import Setup
+
+ENGINES = ("vllm", "sglang")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One inference engine.
+
+    Attributes:
+        launcher: the command before the model's name.
+        request_field: where a request's decoding options go.
+        always: options every server of a benchmark gets: no prompt is answered from a cache, acceptance is reported.
+    """
+
+    name: str
+    launcher: tuple[str, ...]
+    request_field: str
+    always: tuple[str, ...]
+
+    def command(self, kind: ServerKind, setup: Setup, port: int) -> list[str]:
+        """Return the command line of a server; the setup's options come last and so win."""
+        program = shlex.split(setup.launcher) if setup.launcher else list(self.launcher)
+        speculation = _SPECULATION[self.name](kind, setup)
+        more = shlex.split(setup.server_options)
+        return [*program, setup.model, "--port", str(port), *self.always, *speculation, *more]
+
+    def body(
+        self, method: Method, model: str, messages: Sequence[dict[str, str]], most: int
+    ) -> dict[str, Any]:
+        """Return a greedy chat request."""
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": list(messages),
+            "max_tokens": most,
+            "temperature": 0,
+        }
+        if method.options:
+            body[self.request_field] = method.options
+        if self.name == "sglang":
+            body["return_spec_tokens_details"] = True
+        return body
+
+
+def find_engine(name: str) -> Engine:
+    """Return an engine by its name; raises `ValueError` for another one."""
+    if name not in _ENGINES:
+        raise ValueError(f"--engine: got '{name}', expected one of {', '.join(ENGINES)}")
+    return _ENGINES[name]
+
+
+def acceptance_histogram(reply: dict[str, Any]) -> list[int]:
+    """Return how many verify forwards of a request accepted 0, 1, 2 … drafts, as its engine reports them."""
+    speculative = ((reply.get("metrics") or {}).get("speculative_decoding") or {}).get("acceptance_histogram")
+    details = (reply.get("sglext") or {}).get("spec_tokens_details") or {}
+    found = speculative or details.get("spec_correct_drafts_histogram") or []
+    return [int(count) for count in found]
+
+
+def _vllm_speculation(kind: ServerKind, setup: Setup) -> list[str]:
+    if kind is ServerKind.MODES:
+        return []
+    if kind is ServerKind.NGRAM:
+        config: dict[str, Any] = {
+            "method": "ngram",
+            "num_speculative_tokens": setup.ngram_drafts,
+            "prompt_lookup_min": 2,
+            "prompt_lookup_max": 4,
+        }
+    else:
+        config = {"method": "eagle3", "model": setup.eagle3, "num_speculative_tokens": setup.eagle3_drafts}
+    return ["--speculative-config", json.dumps(config)]
+
+
+def _sglang_speculation(kind: ServerKind, setup: Setup) -> list[str]:
+    if kind is ServerKind.MODES:
+        return []
+    if kind is ServerKind.NGRAM:
+        return [
+            "--speculative-algorithm",
+            "NGRAM",
+            "--speculative-num-draft-tokens",
+            str(setup.ngram_drafts + 1),
+        ]
+    return [
+        *("--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", str(setup.eagle3)),
+        *("--speculative-num-steps", str(setup.eagle3_drafts), "--speculative-eagle-topk", "1"),
+        *("--speculative-num-draft-tokens", str(setup.eagle3_drafts + 1)),
+    ]
+
+
+_SPECULATION = {"vllm": _vllm_speculation, "sglang": _sglang_speculation}
+_ENGINES = {
+    "vllm": Engine(
+        "vllm",
+        ("vllm", "serve"),
+        "vllm_xargs",
+        ("--no-enable-prefix-caching", "--per-request-spec-decode-metrics", "summary"),
+    ),
+    "sglang": Engine(
+        "sglang",
+        ("python", "-m", "sglang.launch_server", "--model-path"),
+        "custom_params",
+        ("--disable-radix-cache", "--enable-metrics", "--sleep-on-idle"),
+    ),
+}

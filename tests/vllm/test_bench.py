@@ -1,0 +1,16 @@
+"""What `nemotron-diffusion bench` counts is what the reference decoder needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.common import benchmarking
+from tests.vllm.servers import Running
+
+pytestmark = [pytest.mark.engine, pytest.mark.parametrize("running", ["trained"], indirect=True)]
+
+
+def test_counts_equal_the_reference_decoder(running: Running, tmp_path: Path) -> None:
+    benchmarking.check(benchmarking.measured("vllm", running.server.url, tmp_path))
