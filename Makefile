@@ -10,8 +10,11 @@ ENVIRONMENT  = python=$$($(INSTALL) --engine $(ENGINE)) || exit 1
 # Lint, types and unit tests need no engine; their tools are in the environment of vLLM.
 TOOLS        = python=$$($(INSTALL)) || exit 1
 
+# Both engines, unless one was named.
+BENCH_ENGINES = $(if $(filter file,$(origin ENGINE)),vllm sglang,$(ENGINE))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit test-engine lint format clean
+.PHONY: help setup demo serve bench test test-unit test-engine lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +29,11 @@ demo: check-python check-engine  ## serve the bundled tiny model and ask it one 
 
 serve: check-python check-engine  ## serve MODEL on PORT; /health turns 200 when it is ready
 	@$(ENVIRONMENT); exec "$$python" -m tests.engines.$(ENGINE).launch serve "$(MODEL)" --port "$(PORT)" $(ARGS)
+
+bench: check-python check-engine  ## measure all ways to decode the tiny model, through both engines or ENGINE
+	@for engine in $(BENCH_ENGINES); do \
+		python=$$($(INSTALL) --engine $$engine) || exit 1; "$$python" -m benchmarks.compare --engine $$engine || exit 1; \
+	done
 
 test: check-python  ## lint, types, unit tests, tests through both engines
 	@$(TOOLS); exec "$$python" -m tests.run

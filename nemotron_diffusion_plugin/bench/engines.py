@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..serving.settings import SYNTHETIC_ACCEPTANCE
 from .methods import Method, ServerKind
 from .setup import Setup
 
@@ -33,21 +34,31 @@ class Engine:
         """Return the command line of a server; the setup's options come last and so win."""
         program = shlex.split(setup.launcher) if setup.launcher else list(self.launcher)
         speculation = _SPECULATION[self.name](kind, setup)
+        dummy = ["--load-format", "dummy"] if setup.synthetic else []
         more = shlex.split(setup.server_options)
-        return [*program, setup.model, "--port", str(port), *self.always, *speculation, *more]
+        return [*program, setup.model, "--port", str(port), *self.always, *dummy, *speculation, *more]
+
+    def variables(self, kind: ServerKind, setup: Setup) -> dict[str, str]:
+        """Return the environment variables that a server needs on top."""
+        if self.name == "sglang" and kind is ServerKind.EAGLE3 and kind.value in setup.synthetic:
+            length = str(setup.synthetic[kind.value])
+            return {"SGLANG_SIMULATE_ACC_LEN": length, "SGLANG_SIMULATE_ACC_METHOD": "match-expected"}
+        return {}
 
     def body(
-        self, method: Method, model: str, messages: Sequence[dict[str, str]], most: int
+        self, method: Method, model: str, messages: Sequence[dict[str, str]], setup: Setup
     ) -> dict[str, Any]:
         """Return a greedy chat request."""
         body: dict[str, Any] = {
             "model": model,
             "messages": list(messages),
-            "max_tokens": most,
+            "max_tokens": setup.max_tokens,
             "temperature": 0,
         }
         if method.options:
             body[self.request_field] = method.options
+        if setup.ignore_eos:  # special tokens too, so that every event has text
+            body |= {"ignore_eos": True, "skip_special_tokens": False}
         if self.name == "sglang":
             body["return_spec_tokens_details"] = True
         return body
@@ -69,23 +80,26 @@ def acceptance_histogram(reply: dict[str, Any]) -> list[int]:
 
 
 def _vllm_speculation(kind: ServerKind, setup: Setup) -> list[str]:
+    synthetic = setup.synthetic.get(kind.value)
     if kind is ServerKind.MODES:
-        return []
+        settings = {SYNTHETIC_ACCEPTANCE: synthetic}
+        return ["--additional-config", json.dumps(settings)] if synthetic is not None else []
+    config: dict[str, Any]
     if kind is ServerKind.NGRAM:
-        config: dict[str, Any] = {
-            "method": "ngram",
-            "num_speculative_tokens": setup.ngram_drafts,
-            "prompt_lookup_min": 2,
-            "prompt_lookup_max": 4,
-        }
+        config = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+        config["num_speculative_tokens"] = setup.ngram_drafts
     else:
         config = {"method": "eagle3", "model": setup.eagle3, "num_speculative_tokens": setup.eagle3_drafts}
+    if synthetic is not None:
+        config |= {"rejection_sample_method": "synthetic", "synthetic_acceptance_length": synthetic}
     return ["--speculative-config", json.dumps(config)]
 
 
 def _sglang_speculation(kind: ServerKind, setup: Setup) -> list[str]:
     if kind is ServerKind.MODES:
-        return []
+        synthetic = setup.synthetic.get(kind.value)
+        settings = {SYNTHETIC_ACCEPTANCE: synthetic}
+        return ["--decoding-options", json.dumps(settings)] if synthetic is not None else []
     if kind is ServerKind.NGRAM:
         return [
             "--speculative-algorithm",

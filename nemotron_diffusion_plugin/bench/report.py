@@ -76,6 +76,7 @@ def _counts(result: Result) -> list[str]:
         _by_category(
             result, [method for method in methods if method.drafts], lambda counts: counts.acceptance_length
         ),
+        _against_eagle3(result),
         "### Tokens per decode forward by category",
         _by_category(result, methods, lambda counts: counts.tokens_per_decode_forward),
         "### Answers right by category",
@@ -119,6 +120,21 @@ def _by_category(
     ]
     rows.append(["all", *(text(result.total(method.name)) for method in methods)])
     return table(["category", *(method.title for method in methods)], rows)
+
+
+def _against_eagle3(result: Result) -> str:
+    """Say where self-speculation with the LoRA accepts more than Eagle3 and where it does not; empty without both."""
+    ours, theirs = (result.counts.get(name, {}) for name in ("self_speculation", "eagle3"))
+    both = [category for category in result.setup.categories if category in ours and category in theirs]
+    if not both:
+        return ""
+    behind = [c for c in both if ours[c].acceptance_length <= theirs[c].acceptance_length]
+    where = f"in every category but {', '.join(behind)}" if behind else "in every category"
+    return (
+        f"Self-speculation with the LoRA has a longer acceptance length than Eagle3 with {result.setup.eagle3_drafts} "
+        f"drafts {where}. A cycle of self-speculation is two forwards of the model, one of Eagle3 is one forward and "
+        f"{result.setup.eagle3_drafts} passes of its head."
+    )
 
 
 def _by_position(result: Result, methods: Sequence[Method]) -> list[str]:

@@ -143,8 +143,7 @@ class Run:
         self, server: AnyServer, method: Method, prompts: list[Prompt], concurrency: int, stream: bool
     ) -> tuple[list[Reply], float]:
         bodies = [
-            self.engine.body(method, self._model(server), prompt.messages, self.setup.max_tokens)
-            for prompt in prompts
+            self.engine.body(method, self._model(server), prompt.messages, self.setup) for prompt in prompts
         ]
         try:
             return client.run(server.url, bodies, concurrency, stream, self.timeout)

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -50,12 +50,14 @@ class Server:
         log: Path,
         timeout: float = 600.0,
         on_wait: OnWait | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare a server; nothing starts before the block is entered.
 
-        `timeout` is the seconds until it must answer.
+        `timeout` is the seconds until it must answer, `variables` come on top of this process's environment.
         """
         self.command, self.log, self.timeout, self.on_wait = list(command), log, timeout, on_wait
+        self.variables = dict(variables or {})
         self.url = f"http://{HOST}:{port}"
         self.seconds_to_ready = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,7 +76,7 @@ class Server:
             with self.log.open("wb") as output:
                 self._process = subprocess.Popen(
                     self.command,
-                    env={**os.environ, "TMPDIR": self._folder},
+                    env={**os.environ, **self.variables, "TMPDIR": self._folder},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

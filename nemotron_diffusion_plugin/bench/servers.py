@@ -66,5 +66,12 @@ class Servers:
         if setup.url is not None:
             return RunningServer(setup.url)
         port = free_port()
-        command = find_engine(setup.engine).command(kind, setup, port)
-        return Server(command, port, self.logs / f"{kind.value}.log", self.timeout, self.on_wait)
+        engine, log = find_engine(setup.engine), self.logs / f"{kind.value}.log"
+        return Server(
+            engine.command(kind, setup, port),
+            port,
+            log,
+            self.timeout,
+            self.on_wait,
+            engine.variables(kind, setup),
+        )

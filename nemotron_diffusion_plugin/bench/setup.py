@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .methods import Method, find_methods
@@ -23,6 +23,9 @@ class Setup:
         data, categories, per_category, seed: what is asked for the counts.
         concurrency, requests, repeats: the timed runs; requests of each, at least the concurrency.
         max_tokens: most tokens of an answer.
+        synthetic: tokens that each cycle of a kind of server is made to emit on average, by kind. Such servers have no
+            weights (load format dummy): only their times mean something.
+        ignore_eos: answers end at `max_tokens` only.
         check: prompts of each method that are compared with the reference decoder.
     """
 
@@ -45,6 +48,8 @@ class Setup:
     requests: int = 10
     repeats: int = 5
     check: int = 0
+    synthetic: dict[str, float] = field(default_factory=dict)
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (

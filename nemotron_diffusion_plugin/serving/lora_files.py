@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from nemotron_diffusion_plugin.checkpoint.lora import FOLDER, DrafterLora
+import torch
+
+from nemotron_diffusion_plugin.checkpoint.lora import CONFIG_FILE, FOLDER, DrafterLora, read_adapter_config
 from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
 
 _logger = logging.getLogger("nemotron_diffusion_plugin")
+_DUMMY_SIZE = 1e-3
+"""As large as the weights that both engines draw."""
 
 
 def find_drafter_lora(
@@ -30,6 +34,23 @@ def find_drafter_lora(
     else:
         logger.info("drafter LoRA loaded: r=%d, alpha=%g", lora.rank, lora.alpha)
     return lora
+
+
+def dummy_drafter_lora(model: str, config: NemotronLabsDiffusionConfig) -> DrafterLora | None:
+    """Return an adapter of random values for a server without weights (load format dummy), so that its cost is there.
+
+    Its rank is that of the checkpoint's `adapter_config.json`; None where there is none. Raises `CheckpointError` for a
+    configuration that is not that of a drafter LoRA.
+    """
+    path = Path(model) / FOLDER / CONFIG_FILE
+    if not path.is_file():
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    with torch.device("cpu"):
+        lora = DrafterLora.create(config, *read_adapter_config(path), generator)
+        for b in lora.b:
+            b.data.uniform_(-_DUMMY_SIZE, _DUMMY_SIZE, generator=generator)
+    return lora.requires_grad_(False)
 
 
 def _folder(model: str, revision: str | None, cache_dir: str | None) -> Path:

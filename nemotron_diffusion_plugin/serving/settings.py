@@ -12,7 +12,8 @@ KERNELS_NAME = "kernels"
 TORCH = "torch"
 TRITON = "triton"
 KERNELS = (TORCH, TRITON)
-SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS, KERNELS_NAME)
+SYNTHETIC_ACCEPTANCE = "synthetic_acceptance_length"
+SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS, KERNELS_NAME, SYNTHETIC_ACCEPTANCE)
 _DEFAULT_DENOISE_FORWARDS = 3
 
 
@@ -25,12 +26,15 @@ class ServerSettings:
         defaults: the options of a request that names none.
         denoise_forwards: the most bidirectional forwards between two engine steps while other requests decode.
         kernels: what computes picks, commits, acceptance and the low-rank branch, one of `KERNELS`.
+        synthetic_acceptance: tokens that a cycle of self-speculation is made to emit on average, whatever was drafted;
+            for measuring the time of a cycle without weights.
     """
 
     block_size: int
     defaults: DecodingOptions
     denoise_forwards: int = _DEFAULT_DENOISE_FORWARDS
     kernels: str = TORCH
+    synthetic_acceptance: float | None = None
 
     @classmethod
     def read(cls, block_size: int, raw: Mapping[str, object] | None) -> ServerSettings:
@@ -50,7 +54,15 @@ class ServerSettings:
             raise OptionError(
                 f"field '{KERNELS_NAME}': got {kernels!r}, expected one of {', '.join(KERNELS)}"
             )
-        return cls(block_size, defaults, forwards, kernels)
+        return cls(block_size, defaults, forwards, kernels, _synthetic_acceptance(raw, block_size))
+
+    def check_load_format(self, load_format: str) -> None:
+        """Raise `OptionError` where acceptance is made up though the server has weights: its text would be wrong."""
+        if self.synthetic_acceptance is not None and load_format != "dummy":
+            raise OptionError(
+                f"field '{SYNTHETIC_ACCEPTANCE}': got {self.synthetic_acceptance:g} with load format '{load_format}', "
+                "expected --load-format dummy: tokens would be accepted that the model did not choose"
+            )
 
     def options(self, raw: Mapping[str, object] | None) -> DecodingOptions:
         """Return the options of a request: what it names over the server's defaults.
@@ -58,3 +70,15 @@ class ServerSettings:
         Raises `OptionError`, also for a name that is not an option.
         """
         return DecodingOptions.parse(raw, self.defaults, self.block_size)
+
+
+def _synthetic_acceptance(raw: Mapping[str, object], block_size: int) -> float | None:
+    length = raw.get(SYNTHETIC_ACCEPTANCE)
+    if length is None:
+        return None
+    if isinstance(length, bool) or not isinstance(length, int | float) or not 1 <= length <= block_size:
+        raise OptionError(
+            f"field '{SYNTHETIC_ACCEPTANCE}': got {length!r}, expected a number from 1 to {block_size}, the model's "
+            "block size"
+        )
+    return float(length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,12 +45,19 @@ class Acceptance:
     """Decides for the rows of a verify forward, without waiting for the device."""
 
     def __init__(
-        self, table: RequestTable, seeds: torch.Tensor, counts: OutputCounts, operators: Operators
+        self,
+        table: RequestTable,
+        seeds: torch.Tensor,
+        counts: OutputCounts,
+        operators: Operators,
+        synthetic: float | None = None,
     ) -> None:
+        """`synthetic`: tokens a greedy cycle is made to emit on average, whatever was drafted; None verifies."""
         self.table = table
         self.seeds = seeds
         self.counts = counts
         self.operators = operators
+        self.synthetic = synthetic
 
     def decide(
         self,
@@ -85,6 +93,8 @@ class Acceptance:
         picks[blocks.owner, blocks.local] = logits.argmax(dim=1)
         drafts, num_drafts = chain[:, 1:], self.table.on_device(blocks.widths - 1)
         accepted = self.operators.accept(drafts, picks, num_drafts)
+        if self.synthetic is not None:
+            accepted = made_up_acceptance(self.synthetic, num_drafts)
         diffusion = self.table.on_device(self.table.is_diffusion(slots), torch.bool)
         accepted = torch.where(diffusion, self._planned(slots, num_drafts), accepted)
         last = picks.gather(1, accepted[:, None])[:, 0]
@@ -174,6 +184,16 @@ class Acceptance:
         weights = correction_weights(spread[torch.arange(size, device=count.device), count], rejected)
         accepted[picked] = count
         last[picked] = draw(weights, seeds, starts + 1 + count)
+
+
+def made_up_acceptance(length: float, num_drafts: torch.Tensor) -> torch.Tensor:
+    """Return accepted drafts, int64 `[R]`, so that cycles emit `length` tokens on average: the two numbers next to it.
+
+    `num_drafts`, int64 `[R]`, bounds them.
+    """
+    whole = math.floor(length - 1)
+    one_more = torch.rand(num_drafts.shape, device=num_drafts.device) < length - 1 - whole
+    return torch.minimum(whole + one_more.to(num_drafts.dtype), num_drafts)
 
 
 def draw(weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

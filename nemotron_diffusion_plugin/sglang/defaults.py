@@ -35,6 +35,7 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     settings = settings_of(hf_config)
     if given.device is not None:
         check_kernels(settings.kernels, given.device)
+    settings.check_load_format(str(given.load_format))
     check_context_length(hf_config.rope_parameters, model_config.context_len, "--context-length")
     if given.load_format == "auto":  # which falls back on pickle files
         declare_resolution(server_args, "nemotron_diffusion", load_format="safetensors")

@@ -42,7 +42,8 @@ class Verifier:
         self.forward = forward
         self.requests = requests
         self.table = requests.table
-        self.acceptance = Acceptance(self.table, requests.seeds, requests.counts, operators)
+        synthetic = requests.settings.synthetic_acceptance
+        self.acceptance = Acceptance(self.table, requests.seeds, requests.counts, operators, synthetic)
 
     def verify(self, step: DecodeStep, rows: np.ndarray, chain: torch.Tensor) -> Verified:
         """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing."""

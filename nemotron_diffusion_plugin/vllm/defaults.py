@@ -39,8 +39,9 @@ class ServingDefaults(VerifyAndUpdateConfig):
         if vllm_config.load_config.load_format == "auto":
             vllm_config.load_config.load_format = "safetensors"  # auto falls back on pickle files
         settings = server_settings(vllm_config)
+        settings.check_load_format(str(vllm_config.load_config.load_format))
         if vllm_config.speculative_config is None and settings.block_size > 1:
-            vllm_config.speculative_config = _speculative_config(vllm_config, settings.block_size)
+            vllm_config.speculative_config = _speculative_config(vllm_config, settings)
         ours = uses_block_speculator(vllm_config)
         admission.configure(settings, only_ar=not ours)
         request_validation.patch(admission.validate_request, admission.validate_beam_search).apply()
@@ -58,15 +59,22 @@ class ServingDefaults(VerifyAndUpdateConfig):
             )
 
 
-def _speculative_config(vllm_config: Any, block_size: int) -> Any:
+def _speculative_config(vllm_config: Any, settings: ServerSettings) -> Any:
     from vllm.config import SpeculativeConfig
 
+    synthetic: dict[str, Any] = {}
+    if settings.synthetic_acceptance is not None:
+        synthetic = {
+            "rejection_sample_method": "synthetic",
+            "synthetic_acceptance_length": settings.synthetic_acceptance,
+        }
     speculative = SpeculativeConfig(
         target_model_config=vllm_config.model_config,
         target_parallel_config=vllm_config.parallel_config,
         method="custom_class",
         model="nemotron_diffusion_plugin.vllm.speculator.BlockSpeculator",
-        num_speculative_tokens=block_size - 1,
+        num_speculative_tokens=settings.block_size - 1,
+        **synthetic,
     )
     # A name of its own keeps every other custom_class speculator out of our patches.
     speculative.method = SPECULATIVE_METHOD

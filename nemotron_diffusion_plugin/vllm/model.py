@@ -15,9 +15,10 @@ from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, 
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, extract_layer_index
 
 from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
+from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 from nemotron_diffusion_plugin.checkpoint.names import check_names
 from nemotron_diffusion_plugin.rope import query_scale
-from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
@@ -69,6 +70,11 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer)
         self.vllm_config = vllm_config
+        if (
+            vllm_config.load_config.load_format == "dummy"
+        ):  # brings no tensors, so `load_weights` is never called
+            model_config = vllm_config.model_config
+            self._take_drafter_lora(dummy_drafter_lora(model_config.model, model_config.hf_config))
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""
@@ -114,6 +120,9 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
             cache_dir=self.vllm_config.load_config.download_dir,
             logger=logger,
         )
+        self._take_drafter_lora(lora)
+
+    def _take_drafter_lora(self, lora: DrafterLora | None) -> None:
         if lora is None:
             return
         device = torch.device(self.vllm_config.device_config.device_type)

@@ -84,7 +84,7 @@ def test_a_sglang_server_for_each_kind():
 
 def test_requests_are_greedy_and_carry_the_options():
     messages = [{"role": "user", "content": "q"}]
-    body = find_engine("vllm").body(find_method("diffusion@0.7"), "m", messages, 50)
+    body = find_engine("vllm").body(find_method("diffusion@0.7"), "m", messages, setup(max_tokens=50))
     assert body == {
         "model": "m",
         "messages": messages,
@@ -92,9 +92,29 @@ def test_requests_are_greedy_and_carry_the_options():
         "temperature": 0,
         "vllm_xargs": {"decoding_mode": "diffusion", "threshold": 0.7},
     }
-    other = find_engine("sglang").body(find_method("eagle3"), "m", messages, 50)
+    other = find_engine("sglang").body(find_method("eagle3"), "m", messages, setup(ignore_eos=True))
     assert "custom_params" not in other
     assert other["return_spec_tokens_details"] is True
+    assert other["ignore_eos"] is True
+
+
+def test_servers_without_weights_make_acceptance_up():
+    given = {"eagle3": "head", "synthetic": {"modes": 6.82, "eagle3": 2.75}}
+    vllm, sglang = find_engine("vllm"), find_engine("sglang")
+    for engine in (vllm, sglang):
+        for kind in (ServerKind.MODES, ServerKind.EAGLE3):
+            command = engine.command(kind, setup(**given), 81)
+            assert command[command.index("--load-format") + 1] == "dummy"
+    settings = '{"synthetic_acceptance_length": 6.82}'
+    assert settings in vllm.command(ServerKind.MODES, setup(**given), 81)
+    assert settings in sglang.command(ServerKind.MODES, setup(**given), 81)
+    command = vllm.command(ServerKind.EAGLE3, setup(**given), 81)
+    config = json.loads(command[command.index("--speculative-config") + 1])
+    assert config["rejection_sample_method"] == "synthetic"
+    assert config["synthetic_acceptance_length"] == 2.75
+    assert sglang.variables(ServerKind.EAGLE3, setup(**given))["SGLANG_SIMULATE_ACC_LEN"] == "2.75"
+    assert sglang.variables(ServerKind.MODES, setup(**given)) == {}
+    assert "--load-format" not in vllm.command(ServerKind.MODES, setup(), 81)
 
 
 def test_acceptance_as_each_engine_reports_it():

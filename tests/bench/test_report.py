@@ -43,6 +43,18 @@ def test_tables(result):
     assert "not finished" not in page
 
 
+def test_it_says_where_eagle3_accepts_as_much(result):
+    assert (
+        "a longer acceptance length than Eagle3 with 7 drafts in every category but code, table."
+        in report(result)
+    )
+    ours = result.content["counts"]["self_speculation"]
+    ours["code"]["accepted"] += 1
+    assert "than Eagle3 with 7 drafts in every category but table." in report(result)
+    ours["table"]["accepted"] += 1
+    assert "than Eagle3 with 7 drafts in every category. A cycle" in report(result)
+
+
 def test_an_unfinished_run_says_so_and_shows_what_there_is(tmp_path):
     setup = Setup("vllm", "folder", METHODS, ("code", "table"), repeats=2)
     result = Result(tmp_path / "bench.json", setup)

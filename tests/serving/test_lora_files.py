@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nemotron_diffusion_plugin.checkpoint.reader import read_config
-from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 
 
 def test_beside_a_local_checkpoint(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -42,3 +42,18 @@ def test_in_a_hub_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lora is not None
     arguments = {"revision": "abc", "cache_dir": "/cache", "allow_patterns": ["linear_spec_lora/*"]}
     assert asked == [("owner/model", arguments)]
+
+
+def test_without_weights_it_is_drawn_by_its_configuration(folder: Path) -> None:
+    config, stored = read_config(folder), find_drafter_lora(str(folder), read_config(folder))
+    (folder / "linear_spec_lora" / "adapter_model.safetensors").unlink()
+    lora = dummy_drafter_lora(str(folder), config)
+    assert lora is not None
+    assert stored is not None
+    assert (lora.rank, lora.alpha) == (stored.rank, stored.alpha)
+    assert [a.shape for a in lora.a] == [a.shape for a in stored.a]
+    for weight in (*lora.a, *lora.b):
+        assert weight.isfinite().all()
+        assert weight.unique().numel() > 100
+    shutil.rmtree(folder / "linear_spec_lora")
+    assert dummy_drafter_lora(str(folder), config) is None

@@ -31,10 +31,19 @@ def test_server_options_are_a_requests_defaults() -> None:
 
 
 def test_every_setting_can_be_given() -> None:
-    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton"]
+    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton", 2.5]
     settings = ServerSettings.read(32, dict(zip(SETTING_NAMES, values, strict=True)))
     given = [getattr(settings.defaults, name) for name in OPTION_NAMES]
-    assert [*given, settings.denoise_forwards, settings.kernels] == values
+    given += [settings.denoise_forwards, settings.kernels, settings.synthetic_acceptance]
+    assert given == values
+
+
+def test_acceptance_is_made_up_only_without_weights() -> None:
+    settings = ServerSettings.read(32, {"synthetic_acceptance_length": 6.82})
+    settings.check_load_format("dummy")
+    with pytest.raises(OptionError, match=r"got 6.82 with load format 'auto', expected --load-format dummy"):
+        settings.check_load_format("auto")
+    ServerSettings.read(32, None).check_load_format("auto")
 
 
 def test_a_request_cannot_set_the_servers_own() -> None:
@@ -54,6 +63,12 @@ def test_a_request_cannot_set_the_servers_own() -> None:
         ({"denoise_forwards_per_step": 1.5}, "got 1.5"),
         ({"kernels": "cuda"}, "field 'kernels': got 'cuda', expected one of torch, triton"),
         ({"kernels": ["triton"]}, r"got \['triton'\]"),
+        (
+            {"synthetic_acceptance_length": 33},
+            "'synthetic_acceptance_length': got 33, expected a number from 1 to 32",
+        ),
+        ({"synthetic_acceptance_length": 0.5}, "got 0.5"),
+        ({"synthetic_acceptance_length": True}, "got True"),
     ],
 )
 def test_bad_settings(raw: dict[str, Any], message: str) -> None:

@@ -14,9 +14,10 @@ from sglang.srt.models.llama import LlamaAttention, LlamaForCausalLM
 from sglang.srt.runtime_context import get_server_args
 
 from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
+from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
 from nemotron_diffusion_plugin.checkpoint.names import check_names
 from nemotron_diffusion_plugin.rope import query_scale
-from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
 from nemotron_diffusion_plugin.sglang.draft_lora import DraftLoraBranch
@@ -110,6 +111,13 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
             self._is_complete = True
         return loaded
 
+    def post_load_weights(self) -> None:
+        """SGLang's last step of loading: after load format dummy, which brings no tensors, a drafter LoRA is drawn."""
+        arguments = get_server_args()
+        if not self._is_complete and arguments.load_format == "dummy":
+            self._take_drafter_lora(dummy_drafter_lora(arguments.model_path, self.config))
+            self._is_complete = True
+
     def _check_names(self, found: list[str]) -> None:
         if self.quant_config is None and not self._is_complete:
             check_names(found, self.config)
@@ -123,6 +131,9 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
             cache_dir=arguments.download_dir,
             logger=logger,
         )
+        self._take_drafter_lora(lora)
+
+    def _take_drafter_lora(self, lora: DrafterLora | None) -> None:
         if lora is None:
             return
         operators = make_operators(settings_of(self.config).kernels, torch.device(arguments.device))

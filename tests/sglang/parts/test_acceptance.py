@@ -15,7 +15,7 @@ pytest.importorskip("sglang")
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
+from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome, made_up_acceptance
 from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
 from tests.sglang.parts.sampled import batch_of, params
@@ -138,6 +138,28 @@ def decided(*requests: Request, **options: Any) -> list[list[int]]:
 )
 def test_self_speculation(drafts: list[int], picks: list[int], expected: list[int]) -> None:
     assert decided(Request(drafts, favour(*picks))) == [expected]
+
+
+def test_made_up_acceptance() -> None:
+    """Without weights a cycle emits as many tokens as it is told, at most its drafts and one more."""
+    engine = Engine(
+        [
+            Request([2, 3, 4, 5], favour(9, 9, 9, 9, 9)),
+            Request([2], favour(9, 9)),
+            Request([], favour(6), "ar"),
+            Request([2, 3, 4], favour(9, 9, 9, 9), "diffusion"),
+        ]
+    )
+    engine.acceptance.synthetic = 3.0
+    assert emitted(engine.decide()) == [[2, 3, 9], [2, 9], [6], [2, 3, 4, 9]]
+
+
+def test_made_up_acceptance_on_average() -> None:
+    torch.manual_seed(0)
+    accepted = made_up_acceptance(2.75, torch.full((4000,), 7))
+    assert accepted.unique().tolist() == [1, 2]
+    assert abs(accepted.double().mean() - 1.75) < 0.03
+    assert made_up_acceptance(1.0, torch.tensor([7, 0])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
