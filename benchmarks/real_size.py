@@ -188,7 +188,7 @@ def main(arguments: Sequence[str]) -> int:
         eagle3=str(head),
         eagle3_drafts=chosen.eagle3_drafts,
         data=str(prompts),
-        per_category=0,
+        per_category=4,
         max_tokens=chosen.max_tokens,
         concurrency=tuple(int(text) for text in chosen.concurrency.split(",")),
         requests=chosen.requests,

@@ -55,6 +55,7 @@ def arguments(
     return SimpleNamespace(
         load_format=load_format,
         speculative_algorithm=algorithm,
+        load_format="auto",
         speculative_num_draft_tokens=drafts,
         model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
         device="cpu",
@@ -88,6 +89,16 @@ def test_no_fallback_on_pickle_files() -> None:
 @pytest.mark.parametrize(("algorithm", "drafts"), [(None, None), (ALGORITHM, None), (None, 16)])
 def test_our_architecture(algorithm: str | None, drafts: int | None) -> None:
     assert chosen(arguments(algorithm, drafts)) == CHOSEN
+
+
+def test_acceptance_is_made_up_only_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"synthetic_acceptance_length": 3}')
+    given = arguments()
+    with pytest.raises(OptionError, match="expected --load-format dummy"):
+        chosen(given)
+    given = arguments()
+    given.load_format = "dummy"
+    assert chosen(given) == CHOSEN
 
 
 @pytest.mark.parametrize(
