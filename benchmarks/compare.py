@@ -42,7 +42,7 @@ def options(engine: str, output: Path, methods: Sequence[str]) -> list[str]:
         *("bench", "--engine", engine, "--model", MODEL, "--methods", ",".join(methods), *head),
         *("--launcher", f"python -m tests.engines.{engine}.launch serve"),
         f"--server-options={SERVER_OPTIONS[engine]}",
-        *("--per-category", "8", "--concurrency", "1,4,16", "--requests", "10", "--repeats", "5"),
+        *("--per-category", "8", "--concurrency", "1,8", "--requests", "8", "--repeats", "5"),
         *("--check", "10", "--together", "--output", str(output)),
     ]
 

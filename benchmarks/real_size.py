@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str]) -> int:
             compute_efficiency=1.0,
         )
     result = Result.open(output / "bench.json", setup)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with Servers(setup, result, output, timeout=chosen.start_timeout) as servers:
             source = open_source(setup.data, None, setup.seed)
