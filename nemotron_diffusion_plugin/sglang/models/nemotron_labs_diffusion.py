@@ -136,7 +136,7 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
     def _take_drafter_lora(self, lora: DrafterLora | None) -> None:
         if lora is None:
             return
-        operators = make_operators(settings_of(self.config).kernels, torch.device(arguments.device))
+        operators = make_operators(settings_of(self.config).kernels, torch.device(get_server_args().device))
         for index, layer in enumerate(self.model.layers):
             layer.self_attn.draft_lora.load_shard(lora, index, self.model.norm.weight, operators)
 
