@@ -36,7 +36,9 @@ def find_drafter_lora(
     return lora
 
 
-def dummy_drafter_lora(model: str, config: NemotronLabsDiffusionConfig) -> DrafterLora | None:
+def dummy_drafter_lora(
+    model: str, config: NemotronLabsDiffusionConfig, logger: logging.Logger = _logger
+) -> DrafterLora | None:
     """Return an adapter of random values for a server without weights (load format dummy), so that its cost is there.
 
     Its rank is that of the checkpoint's `adapter_config.json`; None where there is none. Raises `CheckpointError` for a
@@ -50,6 +52,7 @@ def dummy_drafter_lora(model: str, config: NemotronLabsDiffusionConfig) -> Draft
         lora = DrafterLora.create(config, *read_adapter_config(path), generator)
         for b in lora.b:
             b.data.uniform_(-_DUMMY_SIZE, _DUMMY_SIZE, generator=generator)
+    logger.info("drafter LoRA of random values: r=%d", lora.rank)
     return lora.requires_grad_(False)
 
 

@@ -74,7 +74,7 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
             vllm_config.load_config.load_format == "dummy"
         ):  # brings no tensors, so `load_weights` is never called
             model_config = vllm_config.model_config
-            self._take_drafter_lora(dummy_drafter_lora(model_config.model, model_config.hf_config))
+            self._take_drafter_lora(dummy_drafter_lora(model_config.model, model_config.hf_config, logger))
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""

@@ -20,6 +20,7 @@ def measure(engine: str, options: str, folder: Path) -> None:
     log = folder / "modes.log"
     status = real_size.main([*arguments, f"--server-options={options}"])
     assert status == 0, log.read_text(errors="replace")[-3000:]
+    assert "drafter LoRA of random values: r=128" in log.read_text(errors="replace")
     result = json.loads((folder / "bench.json").read_text())
     assert {load["method"]: load["tokens"] for load in result["loads"]} == dict.fromkeys(
         ("ar", "self_speculation"), 4 * TOKENS

@@ -44,10 +44,15 @@ def test_in_a_hub_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [("owner/model", arguments)]
 
 
-def test_without_weights_it_is_drawn_by_its_configuration(folder: Path) -> None:
+def test_without_weights_it_is_drawn_by_its_configuration(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config, stored = read_config(folder), find_drafter_lora(str(folder), read_config(folder))
     (folder / "linear_spec_lora" / "adapter_model.safetensors").unlink()
-    lora = dummy_drafter_lora(str(folder), config)
+    engines = logging.getLogger("some.engine")
+    with caplog.at_level(logging.INFO, engines.name):
+        lora = dummy_drafter_lora(str(folder), config, engines)
+    assert caplog.messages[-1] == "drafter LoRA of random values: r=8"
     assert lora is not None
     assert stored is not None
     assert (lora.rank, lora.alpha) == (stored.rank, stored.alpha)

@@ -115,7 +115,7 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         """SGLang's last step of loading: after load format dummy, which brings no tensors, a drafter LoRA is drawn."""
         arguments = get_server_args()
         if not self._is_complete and arguments.load_format == "dummy":
-            self._take_drafter_lora(dummy_drafter_lora(arguments.model_path, self.config))
+            self._take_drafter_lora(dummy_drafter_lora(arguments.model_path, self.config, logger))
             self._is_complete = True
 
     def _check_names(self, found: list[str]) -> None:
