@@ -55,7 +55,6 @@ def arguments(
     return SimpleNamespace(
         load_format=load_format,
         speculative_algorithm=algorithm,
-        load_format="auto",
         speculative_num_draft_tokens=drafts,
         model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
         device="cpu",
@@ -93,12 +92,9 @@ def test_our_architecture(algorithm: str | None, drafts: int | None) -> None:
 
 def test_acceptance_is_made_up_only_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, '{"synthetic_acceptance_length": 3}')
-    given = arguments()
     with pytest.raises(OptionError, match="expected --load-format dummy"):
-        chosen(given)
-    given = arguments()
-    given.load_format = "dummy"
-    assert chosen(given) == CHOSEN
+        chosen(arguments(load_format="auto"))
+    assert chosen(arguments(load_format="dummy")) == CHOSEN
 
 
 @pytest.mark.parametrize(
