@@ -25,8 +25,16 @@ BLOCK = 8
 SEED_TOKEN = 1
 SMALL = 5
 DRAFTS = (1, 3)
-MANY = 12_000
+MANY = 20_000
 WARM = {"temperature": 0.8, "top_p": 0.92, "min_p": 0.08}
+PENALTIES = {"presence_penalty": 0.3, "frequency_penalty": 0.6, "repetition_penalty": 1.3}
+SAMPLING: dict[str, dict[str, float]] = {
+    "temperature 0.7": {"temperature": 0.7},
+    "top_p 0.9": {"temperature": 1.0, "top_p": 0.9},
+    "top_k 3": {"temperature": 1.0, "top_k": 3},
+    "penalties": {"temperature": 1.0, **PENALTIES},
+    "all": WARM,
+}
 CRITICAL = 6.0
 """A G statistic over its degrees of freedom (at least 2) that is exceeded less than once in 400 runs of 2 degrees,
 and once in 50,000 of 5; draws here are the same in every run."""
@@ -39,9 +47,25 @@ def logits() -> torch.Tensor:
     )
 
 
-def expected(width: int) -> dict[tuple[int, ...], float]:
+def penalised(row: list[float], before: tuple[int, ...], sampling: dict[str, float]) -> list[float]:
+    """One row of logits behind the tokens emitted before it, by the rule of the penalties, token by token."""
+    result = []
+    for token, value in enumerate(row):
+        if token in before:
+            value -= sampling.get("frequency_penalty", 0.0) * before.count(token)
+            value -= sampling.get("presence_penalty", 0.0)
+            repetition = sampling.get("repetition_penalty", 1.0)
+            value = value * repetition if value < 0 else value / repetition
+        result.append(value)
+    return result
+
+
+def expected(width: int, sampling: dict[str, float]) -> dict[tuple[int, ...], float]:
     """The probability that AR goes on with each sequence at which a chain of this width can end."""
-    rows = [distribution(row, params(**WARM)) for row in logits().tolist()]
+    rows = [
+        distribution(penalised(row, (SEED_TOKEN, *DRAFTS[:place]), sampling), params(**sampling))
+        for place, row in enumerate(logits().tolist())
+    ]
     result: dict[tuple[int, ...], float] = {}
     likely = 1.0
     for place in range(width):
@@ -54,11 +78,11 @@ def expected(width: int) -> dict[tuple[int, ...], float]:
     return result
 
 
-def draw(width: int, one_seed: bool) -> dict[tuple[int, ...], int]:
+def draw(width: int, one_seed: bool, sampling: dict[str, float]) -> dict[tuple[int, ...], int]:
     """Many requests with a seed each, or many positions of one seed."""
     table = RequestTable(ServerSettings.read(BLOCK, None), MANY, 0, torch.device("cpu"))
     table.mode[:] = AR if width == 1 else SELF_SPECULATION
-    table.temperature[:] = WARM["temperature"]
+    table.temperature[:] = sampling["temperature"]
     slots = np.arange(MANY)
     seeds = torch.randint(2**62, (MANY,), generator=torch.Generator().manual_seed(width))
     seeds = seeds[:1].expand(MANY) if one_seed else seeds
@@ -67,8 +91,10 @@ def draw(width: int, one_seed: bool) -> dict[tuple[int, ...], int]:
     index = torch.from_numpy(slots)
     blocks = causal_rows(index, starts, np.full(MANY, width))
     chain = torch.tensor([SEED_TOKEN, *DRAFTS[: width - 1]]).repeat(MANY, 1)
-    step = DecodeStep(batch_of([params(**WARM)] * MANY), slots, index, starts, chain[:, 0])
+    step = DecodeStep(batch_of([params(**sampling)] * MANY), slots, index, starts, chain[:, 0])
     counts = OutputCounts(MANY, SMALL, torch.device("cpu"))
+    for slot in range(MANY):
+        counts.take(slot, params(**sampling), [SEED_TOKEN])
     acceptance = Acceptance(table, seeds, counts, TorchOperators())
     outcome = acceptance.decide(step, slots, blocks, chain, logits()[:width].repeat(MANY, 1), None)
     drawn: dict[tuple[int, ...], int] = {}
@@ -80,7 +106,20 @@ def draw(width: int, one_seed: bool) -> dict[tuple[int, ...], int]:
 @pytest.mark.parametrize("one_seed", [False, True], ids=["many seeds", "one seed"])
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_as_ar(width: int, one_seed: bool) -> None:
-    assert g_statistic(draw(width, one_seed), expected(width)) < CRITICAL
+    assert g_statistic(draw(width, one_seed, WARM), expected(width, WARM)) < CRITICAL
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_as_ar_however_it_samples(name: str) -> None:
+    sampling = SAMPLING[name]
+    assert g_statistic(draw(3, False, sampling), expected(3, sampling)) < CRITICAL
+
+
+def test_the_statistic_tells_settings_apart() -> None:
+    """Penalties left out, or another temperature, are noticed at this number of draws."""
+    plain, warm = {"temperature": 1.0}, SAMPLING["temperature 0.7"]
+    assert g_statistic(draw(3, False, plain), expected(3, SAMPLING["penalties"])) > 3 * CRITICAL
+    assert g_statistic(draw(3, False, warm), expected(3, plain)) > 3 * CRITICAL
 
 
 @pytest.mark.parametrize("wrong", ["bonus from all", "accept all", "greedy", "accept by another row"])
@@ -102,7 +141,7 @@ def test_a_wrong_acceptance_is_noticed(wrong: str, monkeypatch: pytest.MonkeyPat
                 ),
             }[wrong],
         )
-    assert g_statistic(draw(3, False), expected(3)) > 3 * CRITICAL
+    assert g_statistic(draw(3, False, WARM), expected(3, WARM)) > 3 * CRITICAL
 
 
 def g_statistic(drawn: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float]) -> float:
