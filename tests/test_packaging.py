@@ -40,6 +40,8 @@ def test_the_wheel_holds_the_bundled_checkpoint_and_type_marker(wheel: zipfile.Z
     tiny = folder + "assets/tiny/"
     wanted = {folder + f"watch/page/{name}" for name in ("index.html", "watch.js", "watch.css")}
     wanted |= {folder + "py.typed", tiny + "model.safetensors", tiny + "config.json", tiny + "tokenizer.json"}
+    head = folder + "assets/tiny-eagle3/"
+    wanted |= {head + "model.safetensors", head + "config.json"}
     assert wanted <= set(wheel.namelist())
     assert sum(item.file_size for item in wheel.infolist() if item.filename.startswith(tiny)) <= 10 * 2**20
 

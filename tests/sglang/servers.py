@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.common.cases import Reference
+from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import CHAT, SGLANG, Endpoint
 from tests.engines.sglang.launch import Server
 from tests.sglang.client import Client
@@ -87,6 +88,19 @@ SETUPS: dict[str, Setup] = {
             "SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION": "30",  # requests are admitted that will not fit
         },
         retracts=True,
+    ),
+    # SGLang's own speculator beside our model as its target.
+    "eagle3": Setup(
+        "trained",
+        options=(
+            *("--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", str(HEAD)),
+            *("--speculative-num-steps", str(DEPTH), "--speculative-eagle-topk", "1"),
+            *("--speculative-num-draft-tokens", str(DEPTH + 1)),
+        ),
+    ),
+    "ngram": Setup(
+        "trained",
+        options=("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(DEPTH + 1)),
     ),
     "triton": Setup(
         "one-layer",

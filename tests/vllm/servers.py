@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.common.cases import Reference
+from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import VLLM, Endpoint
 from tests.engines.vllm.launch import Server
 from tests.vllm.client import Client
@@ -57,6 +58,28 @@ SETUPS: dict[str, Setup] = {
         options=("--block-size", "32", "--num-gpu-blocks-override", "40"),
         asynchronous=True,
         defaults={"decoding_mode": "diffusion", "threshold": 0.6, "block_size": 16},
+    ),
+    # vLLM's own speculator beside our model as its target.
+    "eagle3": Setup(
+        "trained",
+        options=(
+            "--speculative-config",
+            json.dumps({"method": "eagle3", "model": str(HEAD), "num_speculative_tokens": DEPTH}),
+        ),
+    ),
+    "ngram": Setup(
+        "trained",
+        options=(
+            "--speculative-config",
+            json.dumps(
+                {
+                    "method": "ngram",
+                    "num_speculative_tokens": DEPTH,
+                    "prompt_lookup_min": 2,
+                    "prompt_lookup_max": 4,
+                }
+            ),
+        ),
     ),
     "compiled": Setup("one-layer", max_model_len=256, options=("--no-enforce-eager",)),
 }

@@ -36,7 +36,7 @@ class Settings:
     batch is learned from.
     """
 
-    steps: int = 2000
+    steps: int = 650
     draft_steps: int = 7
     short_draft_steps: int = 3
     short_share: float = 0.35
