@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nemotron_diffusion_plugin.checkpoint.random_model import random_tensors
 from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.decoding.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.training.eagle3.evaluation import (
@@ -82,12 +83,14 @@ def speculate(
 @pytest.mark.parametrize("depth", [1, 3, 6])
 def test_one_pass_counts_what_drafting_and_verifying_counts(depth: int) -> None:
     target = small_target()
+    tensors = random_tensors(target.config, torch.Generator().manual_seed(1))
+    target.load_state_dict(tensors)
     head = random_head(target)
     for weight in (target.diffusion_head.weight, head.lm_head.weight):
         weight[403:].mul_(0.0)  # few tokens, so that drafts are right now and then
         weight[:400].mul_(0.0)
     decoder = ReferenceDecoder(target)
-    counted = []
+    counted, drafted_into = [], []
     for prompt in ([7, 300, 20, 301], [7, 500, 501, 502, 503, 20], [9, 9, 9]):
         one = answer(decoder, prompt, beyond=8)
         one = Answer(prompt, [*one.emitted, *one.beyond][:20], ([*one.emitted, *one.beyond])[20:28])
@@ -97,7 +100,9 @@ def test_one_pass_counts_what_drafting_and_verifying_counts(depth: int) -> None:
         assert score.cycles == len(expected)
         assert sum(score.accepted_at) == sum(expected)
         counted += expected
+        drafted_into += one.emitted
     assert len(set(counted)) > 1
+    assert len(set(drafted_into)) > 2
 
 
 def test_an_answer_must_be_known_past_its_end() -> None:
