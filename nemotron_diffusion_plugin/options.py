@@ -9,11 +9,20 @@ from typing import Any
 
 
 class DecodingMode(str, Enum):
-    """How a request is decoded: one network serves all three."""
+    """How a request is decoded: one network serves all of them.
+
+    `auto` is self-speculation whose block length the server chooses before every cycle; a block of 1 is AR.
+    """
 
     AR = "ar"
     DIFFUSION = "diffusion"
     SELF_SPECULATION = "self_speculation"
+    AUTO = "auto"
+
+    @property
+    def speculates(self) -> bool:
+        """Whether blocks are drafted and verified, with the text of AR."""
+        return self in (DecodingMode.SELF_SPECULATION, DecodingMode.AUTO)
 
 
 class CommitRule(str, Enum):
@@ -35,16 +44,17 @@ class DecodingOptions:
     """What a request may choose; every value is valid once `parse` or `for_model` returned it.
 
     Attributes:
-        decoding_mode: autoregressive, block diffusion or self-speculation.
+        decoding_mode: autoregressive, block diffusion, self-speculation, or auto.
         threshold: confidence in (0, 1] from which a masked position is committed; diffusion only.
         denoising_steps: the most denoise steps a block may take; None for no bound but one token a step.
-        block_size: tokens of a block with its seed, 1 to the model's block size; 1 decodes token by token.
-        draft_lora: whether self-speculation drafts with the drafter LoRA, where the checkpoint has one.
+        block_size: tokens of a block with its seed, 1 to the model's block size; 1 decodes token by token. In auto the
+            longest block that may be chosen.
+        draft_lora: whether self-speculation and auto draft with the drafter LoRA, where the checkpoint has one.
         commit_rule: the rule of a denoise step.
         tokens_per_step: how many tokens the rule `fixed` commits in a denoise step.
     """
 
-    decoding_mode: DecodingMode = DecodingMode.SELF_SPECULATION
+    decoding_mode: DecodingMode = DecodingMode.AUTO
     threshold: float = 0.9
     denoising_steps: int | None = None
     block_size: int = 32

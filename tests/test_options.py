@@ -17,9 +17,9 @@ def parse(**raw):
     return DecodingOptions.parse(raw, DEFAULTS, 32)
 
 
-def test_defaults_are_self_speculation_with_lora():
+def test_defaults_are_auto_with_lora():
     options = DecodingOptions.for_model(16)
-    assert options.decoding_mode is DecodingMode.SELF_SPECULATION
+    assert options.decoding_mode is DecodingMode.AUTO
     assert (options.threshold, options.denoising_steps, options.block_size) == (0.9, None, 16)
     assert options.draft_lora is True
     assert options.commit_rule is CommitRule.THRESHOLD

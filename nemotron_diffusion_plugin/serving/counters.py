@@ -20,3 +20,7 @@ ATTENTION = ("causal", "bidirectional")
 ENGINE_FORWARDS = "engine_forwards"
 ENGINE_FORWARDS_HELP = "Forwards of the whole batch by attention among the new tokens."
 ENGINE_FORWARDS_LABELS = ("model_name", "attention")
+
+POLICY_DECISIONS = "policy_decisions"
+POLICY_DECISIONS_HELP = "Block lengths chosen for requests in auto, one for each request and step; 1 is AR."
+POLICY_DECISIONS_LABELS = ("model_name", "block_size")

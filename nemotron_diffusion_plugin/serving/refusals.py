@@ -27,5 +27,5 @@ def refuse_in_diffusion(
             shown = "a constraint" if name in constraints else repr(value)
             raise OptionError(
                 f"field '{name}': got {shown}, expected {neutral!r} with decoding_mode "
-                f"'{options.decoding_mode.value}'; use decoding_mode 'ar' or 'self_speculation'"
+                f"'{options.decoding_mode.value}'; use decoding_mode 'auto', 'ar' or 'self_speculation'"
             )

@@ -40,6 +40,8 @@ class RequestTable:
         limit: device int64 `[N]`, tokens of prompt and output with which a request has ended.
         stop_ids: device int64 `[N, S]`, padded with -1.
         rules: the commit rules, device tensors `[N]`.
+        mode: decoding mode by `MODE_CODES`, host `[N]`; auto counts as self-speculation, and `auto` tells it apart.
+        most: the longest block of each slot, host `[N]`; `block_size` is the length of the block at hand.
     """
 
     def __init__(self, settings: ServerSettings, size: int, mask_token_id: int, device: torch.device) -> None:
@@ -47,8 +49,10 @@ class RequestTable:
         self.device = device
         self.mask_token_id = mask_token_id
         self.mode = np.zeros(size, dtype=np.int8)
+        self.auto = np.zeros(size, dtype=bool)
         self.draft_lora = np.zeros(size, dtype=bool)
         self.block_size = np.ones(size, dtype=np.int32)
+        self.most = np.ones(size, dtype=np.int32)
         self.prompt_len = np.zeros(size, dtype=np.int64)
         self.phase = np.zeros(size, dtype=np.int8)
         self.start = np.zeros(size, dtype=np.int64)
@@ -78,9 +82,11 @@ class RequestTable:
 
         The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens.
         """
-        self.mode[slot] = MODE_CODES[options.decoding_mode]
-        self.draft_lora[slot] = options.draft_lora and options.decoding_mode is DecodingMode.SELF_SPECULATION
-        self.block_size[slot] = drafted_block(options)
+        mode = options.decoding_mode
+        self.auto[slot] = mode is DecodingMode.AUTO
+        self.mode[slot] = SELF_SPECULATION if mode.speculates else MODE_CODES[mode]
+        self.draft_lora[slot] = options.draft_lora and mode.speculates
+        self.block_size[slot] = self.most[slot] = drafted_block(options)
         self.prompt_len[slot] = prompt_len
         self.drop_block(slot)
         self.temperature[slot] = temperature
@@ -106,6 +112,10 @@ class RequestTable:
         if self.device.type == "cpu":
             return host.clone()
         return host.pin_memory().to(self.device, non_blocking=True)
+
+    def modes(self, slots: np.ndarray) -> np.ndarray:
+        """The modes that the requests asked for, by `MODE_CODES`, shaped like the slots."""
+        return np.where(self.auto[slots], AUTO, self.mode[slots])
 
     def is_diffusion(self, slots: np.ndarray) -> np.ndarray:
         """Bool, shaped like the slots."""
@@ -162,8 +172,9 @@ MODES = tuple(MODE_CODES)
 AR = MODE_CODES[DecodingMode.AR]
 DIFFUSION = MODE_CODES[DecodingMode.DIFFUSION]
 SELF_SPECULATION = MODE_CODES[DecodingMode.SELF_SPECULATION]
+AUTO = MODE_CODES[DecodingMode.AUTO]
 
 
 def drafted_block(options: DecodingOptions) -> int:
-    """The block length a request drafts with: 1, that is no drafts, in AR mode."""
+    """The longest block a request drafts: 1, that is no drafts, in AR mode."""
     return 1 if options.decoding_mode is DecodingMode.AR else options.block_size

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingOptions, OptionError
 
 DENOISE_FORWARDS = "denoise_forwards_per_step"
@@ -13,7 +16,17 @@ TORCH = "torch"
 TRITON = "triton"
 KERNELS = (TORCH, TRITON)
 SYNTHETIC_ACCEPTANCE = "synthetic_acceptance_length"
-SETTING_NAMES = (*OPTION_NAMES, DENOISE_FORWARDS, KERNELS_NAME, SYNTHETIC_ACCEPTANCE)
+AUTO_BLOCK_SIZES = "auto_block_sizes"
+FORWARD_COSTS = "forward_costs"
+SETTING_NAMES = (
+    *OPTION_NAMES,
+    DENOISE_FORWARDS,
+    KERNELS_NAME,
+    SYNTHETIC_ACCEPTANCE,
+    AUTO_BLOCK_SIZES,
+    FORWARD_COSTS,
+)
+MOST_AUTO_BLOCKS = 8
 _DEFAULT_DENOISE_FORWARDS = 3
 
 
@@ -28,6 +41,8 @@ class ServerSettings:
         kernels: what computes picks, commits, acceptance and the low-rank branch, one of `KERNELS`.
         synthetic_acceptance: tokens that a cycle of self-speculation is made to emit on average, whatever was drafted;
             for measuring the time of a cycle without weights.
+        auto_blocks: the block lengths that auto chooses from beside 1, increasing; `MOST_AUTO_BLOCKS` at most.
+        forward_costs: what auto takes a forward to cost; None for the arithmetic of the GPU.
     """
 
     block_size: int
@@ -35,12 +50,14 @@ class ServerSettings:
     denoise_forwards: int = _DEFAULT_DENOISE_FORWARDS
     kernels: str = TORCH
     synthetic_acceptance: float | None = None
+    auto_blocks: tuple[int, ...] = ()
+    forward_costs: ForwardCosts | None = None
 
     @classmethod
     def read(cls, block_size: int, raw: Mapping[str, object] | None) -> ServerSettings:
         """Read the settings named in `SETTING_NAMES`; other names belong to others and are left.
 
-        Raises `OptionError` naming field, value and what is allowed.
+        Raises `OptionError` naming field, value and what is allowed, also for a table of costs that cannot be read.
         """
         raw = raw or {}
         defaults = DecodingOptions.for_model(
@@ -54,7 +71,11 @@ class ServerSettings:
             raise OptionError(
                 f"field '{KERNELS_NAME}': got {kernels!r}, expected one of {', '.join(KERNELS)}"
             )
-        return cls(block_size, defaults, forwards, kernels, _synthetic_acceptance(raw, block_size))
+        synthetic = _synthetic_acceptance(raw, block_size)
+        blocks = _auto_blocks(block_size, raw.get(AUTO_BLOCK_SIZES))
+        costs = raw.get(FORWARD_COSTS)
+        table = None if costs is None else ForwardCosts.read(costs)
+        return cls(block_size, defaults, forwards, kernels, synthetic, blocks, table)
 
     def check_load_format(self, load_format: str) -> None:
         """Raise `OptionError` where acceptance is made up though the server has weights: its text would be wrong."""
@@ -82,3 +103,15 @@ def _synthetic_acceptance(raw: Mapping[str, object], block_size: int) -> float |
             "block size"
         )
     return float(length)
+
+
+def _auto_blocks(block_size: int, value: Any) -> tuple[int, ...]:
+    if value is None:
+        return tuple(sorted({max(2, block_size // share) for share in (4, 2, 1)})) if block_size > 1 else ()
+    good = isinstance(value, list | tuple) and 0 < len(value) <= MOST_AUTO_BLOCKS
+    if not good or any(type(length) is not int or not 2 <= length <= block_size for length in value):
+        raise OptionError(
+            f"field '{AUTO_BLOCK_SIZES}': got {reprlib.repr(value)}, expected a list of 1 to {MOST_AUTO_BLOCKS} "
+            f"integers in 2 to {block_size}, the model's block size"
+        )
+    return tuple(sorted(set(value)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingMode
@@ -10,23 +12,33 @@ from nemotron_diffusion_plugin.serving import counters as names
 from nemotron_diffusion_plugin.serving.request_table import MODES
 from nemotron_diffusion_plugin.sglang.step import StepReport
 
+Observe = Callable[[Any, int, int], None]
+"""Hears of a request, the drafts of its verify forward, and how many of them were accepted."""
+
 _RETURNED = "_nemotron_diffusion_returned"
 
 
 class Counters:
     """Counts what each step did once SGLang takes in its result; steps come back in the order they were begun."""
 
-    def __init__(self, metrics: _Metrics | None) -> None:
+    def __init__(self, metrics: _Metrics | None, observe: Observe | None = None) -> None:
         self._metrics = metrics
+        self._observe = observe
         self._pending: deque[StepReport] = deque()
 
     @classmethod
-    def for_server(cls, server_args: Any) -> Counters:
-        """Counters that are exported where the server was started with --enable-metrics, by its first rank."""
+    def for_server(
+        cls, server_args: Any, auto_blocks: Sequence[int] = (), observe: Observe | None = None
+    ) -> Counters:
+        """Counters that are exported where the server was started with --enable-metrics, by its first rank.
+
+        `observe` hears on every rank of each verify forward of a request in auto.
+        """
         from sglang.srt.runtime_context import get_parallel
 
         exported = server_args.enable_metrics and get_parallel().tp_rank == 0
-        counters = cls(_Metrics(server_args.served_model_name) if exported else None)
+        metrics = _Metrics(server_args.served_model_name, auto_blocks) if exported else None
+        counters = cls(metrics, observe)
         global _of_process
         _of_process = counters
         return counters
@@ -45,12 +57,19 @@ class Counters:
         if not self._pending:
             return
         report = self._pending.popleft()
-        if self._metrics is None:
-            return
         for row, req in enumerate(report.reqs):
             if req.is_retracted or req.finished():
                 continue  # the overlap schedule's one step more
-            self._count(report, row, num_correct_drafts[row])
+            width, accepted = int(report.widths[row]), num_correct_drafts[row]
+            if self._observe is not None and width > 1 and MODES[report.modes[row]] is DecodingMode.AUTO:
+                self._observe(req, width - 1, accepted)
+            if self._metrics is not None:
+                self._count(report, row, accepted)
+
+    def chosen(self, lengths: Sequence[int]) -> None:
+        """Count the block lengths chosen for requests in auto."""
+        if self._metrics is not None:
+            self._metrics.decisions(lengths)
 
     def _count(self, report: StepReport, row: int, correct_drafts: int) -> None:
         assert self._metrics is not None
@@ -92,10 +111,11 @@ def of_process() -> Counters | None:
 class _Metrics:
     """The Prometheus side; the client library adds up the processes of a server."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, auto_blocks: Sequence[int] = ()) -> None:
         from prometheus_client import Counter
 
         self._model_name = model_name
+        self._blocks = (1, *auto_blocks)
         self._per_mode = {
             name: Counter(names.PREFIX + name, text, names.PER_MODE_LABELS)
             for name, text in names.PER_MODE.items()
@@ -104,6 +124,13 @@ class _Metrics:
         self._engine = Counter(
             names.PREFIX + names.ENGINE_FORWARDS, names.ENGINE_FORWARDS_HELP, names.ENGINE_FORWARDS_LABELS
         )
+        self._decisions = Counter(
+            names.PREFIX + names.POLICY_DECISIONS,
+            names.POLICY_DECISIONS_HELP,
+            names.POLICY_DECISIONS_LABELS,
+        )
+        for block in self._blocks:
+            self._decisions.labels(model_name, str(block)).inc(0)
         for mode in DecodingMode:
             for name in names.PER_MODE:
                 self.count(name, mode, 0)
@@ -120,3 +147,9 @@ class _Metrics:
 
     def engine_forwards(self, attention: str, amount: int) -> None:
         self._engine.labels(self._model_name, attention).inc(amount)
+
+    def decisions(self, lengths: Sequence[int]) -> None:
+        """Each counts as the shortest length of the server's that is no shorter."""
+        for length in lengths:
+            block = self._blocks[bisect.bisect_left(self._blocks, length)]
+            self._decisions.labels(self._model_name, str(block)).inc()

@@ -11,7 +11,8 @@ from nemotron_diffusion_plugin.sglang.settings import FLAG, VARIABLE, parse_opti
 
 _HELP = (
     "Nemotron-Labs-Diffusion: a JSON object with the options of requests that name none, such as "
-    '\'{"decoding_mode": "diffusion", "threshold": 0.8}\', "denoise_forwards_per_step" and "kernels". '
+    '\'{"decoding_mode": "diffusion", "threshold": 0.8}\', "denoise_forwards_per_step", "kernels", "auto_block_sizes" '
+    'and "forward_costs". '
     f"The environment variable {VARIABLE} does the same."
 )
 

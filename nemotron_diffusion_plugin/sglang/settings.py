@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from nemotron_diffusion_plugin.options import OptionError
@@ -36,5 +37,10 @@ def parse_options(text: str) -> dict[str, Any]:
 
 def settings_of(hf_config: Any) -> ServerSettings:
     """The settings of a server of this model; raises `OptionError` naming field, value and what is allowed."""
-    text = os.environ.get(VARIABLE, "")
-    return ServerSettings.read(hf_config.block_size, parse_options(text) if text else None)
+    return _read(hf_config.block_size, os.environ.get(VARIABLE, ""))
+
+
+@lru_cache(maxsize=8)
+def _read(block_size: int, text: str) -> ServerSettings:
+    """Read once, as every request is checked against them: they may name a file."""
+    return ServerSettings.read(block_size, parse_options(text) if text else None)

@@ -16,6 +16,7 @@ from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.sglang import admission, counters
+from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
@@ -61,7 +62,9 @@ class BlockWorker(BaseSpecWorker):
         self.reads_flags = torch.device(self.device).type == "cpu"
         self.others_pending = False
         """Whether the step before had requests of other modes, whose tokens SGLang takes in behind this step."""
-        self.counters = counters.Counters.for_server(server_args)
+        self.counters = counters.Counters.for_server(
+            server_args, self.settings.auto_blocks, lambda *verified: self.auto.observe(*verified)
+        )
         admission.configure(self.settings)
 
     def init_attention_backends(self) -> None:
@@ -74,6 +77,7 @@ class BlockWorker(BaseSpecWorker):
         self.table = self.requests.table
         self.last_position = config.context_len - 2
         self.forward = BlockForward(self._target_worker, self.table, self._attention_backend())
+        self.auto = WorkerBlocks(self.settings, config.hf_config, self.server_args, self.forward)
         picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__, self.operators)
         self.drafter = Drafter(self.table, self.forward, picker, self.operators)
         self.verifier = Verifier(self.forward, self.requests, self.operators)
@@ -159,18 +163,20 @@ class BlockWorker(BaseSpecWorker):
         self.counters.engine_forward("causal", self.forward.count - before)
         widths = np.zeros(step.size, dtype=np.int64)
         widths[rows] = self.table.block_size[slots[rows]]
-        self.counters.step_begun(StepReport(step.reqs, self.table.mode[slots], drafted, denoised, widths))
+        self.counters.step_begun(StepReport(step.reqs, self.table.modes(slots), drafted, denoised, widths))
         finished = rows[self.table.is_diffusion(slots[rows])]
         self.table.phase[slots[finished]] = BlockPhase.NONE
         return _result(step, verified)
 
     def _place(self, step: DecodeStep) -> None:
-        """Note where every request stands; near the context limit blocks become shorter."""
+        """Note where every request stands, and how long its block is: shorter near the context limit."""
         table, slots = self.table, step.slots
         starts = step.batch.seq_lens_cpu.numpy().astype(np.int64)
         table.start[slots] = starts
         table.start_gpu[step.index] = step.computed
-        table.block_size[slots] = np.clip(self.last_position + 1 - starts, 1, table.block_size[slots])
+        most = np.clip(self.last_position + 1 - starts, 1, table.most[slots])
+        table.block_size[slots] = most
+        self.counters.chosen(self.auto.choose_for(step, self.requests, most))
 
     def _is_plain(self, step: DecodeStep) -> bool:
         """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
@@ -193,7 +199,7 @@ class BlockWorker(BaseSpecWorker):
         output = result.logits_output
         if batch.return_logprob:  # [R] becomes [R, 1], the layout of speculative results
             output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
-        modes, none = self.table.mode[step.slots], np.zeros(step.size, dtype=np.int64)
+        modes, none = self.table.modes(step.slots), np.zeros(step.size, dtype=np.int64)
         self.counters.step_begun(StepReport(step.reqs, modes, none, none, ones))
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
         return _result(step, verified, result.can_run_cuda_graph)

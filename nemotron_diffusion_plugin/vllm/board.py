@@ -6,6 +6,7 @@ writes them into a small file of 64-bit counters that is named after the engine 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import logging
 import os
@@ -18,13 +19,20 @@ import numpy as np
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
+from nemotron_diffusion_plugin.serving.settings import MOST_AUTO_BLOCKS, ServerSettings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 PER_MODE = (*counters.PER_MODE, *(f"{kind}_forwards" for kind in counters.KINDS))
-PER_ENGINE = tuple(f"{attention}_forwards" for attention in counters.ATTENTION)
+DECISIONS = tuple(f"decisions_{place}" for place in range(MOST_AUTO_BLOCKS + 1))
+PER_ENGINE = (*DECISIONS, *(f"{attention}_forwards" for attention in counters.ATTENTION))
 _SIZE = len(DecodingMode) * len(PER_MODE) + len(PER_ENGINE)
 _ROW = {mode: index * len(PER_MODE) for index, mode in enumerate(DecodingMode)}
+
+
+def decision(settings: ServerSettings, length: int) -> str:
+    """The counter for a block of this length: that of the shortest length of the server's that is no shorter."""
+    return DECISIONS[bisect.bisect_left((1, *settings.auto_blocks), length)]
 
 
 def board_path(vllm_config: Any) -> Path:

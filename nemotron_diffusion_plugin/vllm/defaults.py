@@ -9,10 +9,12 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from nemotron_diffusion_patches.vllm import request_validation
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.auto import describe
 from nemotron_diffusion_plugin.serving.context import check_context_length
 from nemotron_diffusion_plugin.serving.operators import check_kernels
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import admission, metrics
+from nemotron_diffusion_plugin.vllm.auto import device_name
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
@@ -52,9 +54,10 @@ class ServingDefaults(VerifyAndUpdateConfig):
             _prepare_engine(vllm_config, settings)
             metrics.export(vllm_config)
             logger.info(
-                "Nemotron-Labs-Diffusion: default mode %s, block %d, %s",
+                "Nemotron-Labs-Diffusion: default mode %s, block %d, %s; %s",
                 settings.defaults.decoding_mode.value,
                 settings.defaults.block_size,
+                describe(settings, device_name()),
                 summary(),
             )
 
@@ -94,7 +97,7 @@ def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
         scheduler_config.scheduler_cls = SCHEDULER_PATH
     vllm_config.attention_config.use_non_causal = True
     rows = scheduler_config.max_num_seqs * settings.defaults.block_size
-    drafting = settings.defaults.decoding_mode is not DecodingMode.AR
+    drafting = settings.defaults.decoding_mode in (DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
     if drafting and rows > scheduler_config.max_num_batched_tokens:
         logger.warning(
             "max_num_batched_tokens=%d is less than max_num_seqs=%d times the block of %d: under full load some "

@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
-from nemotron_diffusion_plugin.vllm.board import BoardReader
+from nemotron_diffusion_plugin.vllm.board import DECISIONS, BoardReader
+from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -24,9 +25,10 @@ _collector: Collector | None = None
 class ModeCollector(Collector):
     """Reads the engine's counters whenever the page is asked for."""
 
-    def __init__(self, reader: BoardReader, model_name: str) -> None:
+    def __init__(self, reader: BoardReader, model_name: str, auto_blocks: Sequence[int] = ()) -> None:
         self._reader = reader
         self._model_name = model_name
+        self._blocks = (1, *auto_blocks)
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Yield the counters; `forwards` counts, for each request, the forwards it took part in."""
@@ -41,6 +43,12 @@ class ModeCollector(Collector):
             for mode in DecodingMode:
                 family.add_metric([self._model_name, mode.value], self._reader.value(name, mode))
             yield family
+        decisions = _family(
+            counters.POLICY_DECISIONS, counters.POLICY_DECISIONS_HELP, counters.POLICY_DECISIONS_LABELS
+        )
+        for name, block in zip(DECISIONS, self._blocks, strict=False):
+            decisions.add_metric([self._model_name, str(block)], self._reader.value(name))
+        yield decisions
         engine = _family(
             counters.ENGINE_FORWARDS, counters.ENGINE_FORWARDS_HELP, counters.ENGINE_FORWARDS_LABELS
         )
@@ -65,5 +73,6 @@ def export(vllm_config: Any) -> None:
     model_name = vllm_config.model_config.served_model_name
     if isinstance(model_name, list):
         model_name = model_name[0]
-    _collector = ModeCollector(BoardReader(vllm_config), str(model_name))
+    blocks = server_settings(vllm_config).auto_blocks
+    _collector = ModeCollector(BoardReader(vllm_config), str(model_name), blocks)
     REGISTRY.register(_collector)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from nemotron_diffusion_patches.vllm.block_lengths import LENGTHS_ATTRIBUTE
 from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.request_table import drafted_block
-from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path
+from nemotron_diffusion_plugin.vllm.auto import SchedulerBlocks, chosen_block
+from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
@@ -38,6 +40,7 @@ class BlockScheduling(Scheduler):
         if self.dynamic_sd_lookup is None:
             # A fixed number for every batch size; its presence keeps vLLM from padding first steps with fake drafts.
             self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.scheduler_config.max_num_seqs + 1)
+        self.auto = SchedulerBlocks(self.vllm_config, self.settings)
         self.board = CounterBoard(board_path(self.vllm_config))
         self._parked: set[str] = set()
         self._in_flight: set[str] = set()
@@ -75,12 +78,16 @@ class BlockScheduling(Scheduler):
         request_id: str,
     ) -> Any:
         """Count a verify forward with drafts; vLLM's statistics skip diffusion, whose blocks are no accepted drafts."""
-        mode = self._options(self.requests[request_id]).decoding_mode
+        request = self.requests[request_id]
+        mode = self._options(request).decoding_mode
         self.board.add("cycles", mode)
         if mode is DecodingMode.DIFFUSION:
             return spec_decoding_stats
         self.board.add("draft_forwards", mode)
         self.board.add("accepted_drafts", mode, num_accepted_tokens)
+        if mode is DecodingMode.AUTO:
+            invalid = (num_invalid_spec_tokens or {}).get(request_id, 0)
+            self.auto.observe(request, num_draft_tokens - invalid, num_accepted_tokens)
         return super().make_spec_decoding_stats(
             spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
         )
@@ -100,6 +107,21 @@ class BlockScheduling(Scheduler):
         self.board.add("generated_tokens", mode, len(tokens))
         return tokens, stopped
 
+    def _update_after_schedule(self, scheduler_output: Any) -> None:
+        super()._update_after_schedule(scheduler_output)
+        self._choose_blocks(scheduler_output)
+
+    def _choose_blocks(self, scheduler_output: Any) -> None:
+        """Choose how many tokens the worker drafts, behind this step, for each request in auto."""
+        decoding = [
+            (request, self._options(request)) for request in self.running if not request.is_prefill_chunk
+        ]
+        lengths = self.auto.choose_for(decoding, scheduler_output.num_scheduled_tokens)
+        if lengths:
+            setattr(scheduler_output, LENGTHS_ATTRIBUTE, lengths)
+        for length in lengths.values():
+            self.board.add(decision(self.settings, length))
+
     def _options(self, request: Request) -> DecodingOptions:
         params, options = getattr(request, _OPTIONS, (None, None))
         if options is None or params is not request.sampling_params:
@@ -114,6 +136,8 @@ class BlockScheduling(Scheduler):
         """Drafts after the seed; a diffusion block that was cut short goes on where it stopped."""
         options = self._options(request)
         block = drafted_block(options)
+        if options.decoding_mode is DecodingMode.AUTO:
+            return chosen_block(request) - 1
         if options.decoding_mode is DecodingMode.DIFFUSION:
             return block - 1 - (seed_position - request.num_prompt_tokens) % block
         return block - 1

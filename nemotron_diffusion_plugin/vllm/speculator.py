@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
+from nemotron_diffusion_patches.vllm import block_lengths as block_lengths_patch
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.serving.operators import make_operators
@@ -65,8 +67,10 @@ class BlockSpeculator(BaseSpeculator):
             device,
         )
         self._report = StepReport()
+        self._chosen: dict[str, int] = {}
         _speculators[id(vllm_config)] = self
         step_report_patch.patch(_take_report).apply()
+        block_lengths_patch.patch(_take_lengths).apply()
 
     @property
     def max_model_len(self) -> int:
@@ -93,6 +97,10 @@ class BlockSpeculator(BaseSpeculator):
         picker = BlockPicker(self.table, forward, lambda index: states.seeds.gpu[index], self.operators)
         self.drafter = Drafter(self.table, forward, picker, self.operators)
         self.replay = BlockReplay(self.table, forward, self.req_states)
+
+    def take_lengths(self, lengths: dict[str, int]) -> None:
+        """Take the block lengths, by request id, of the requests in auto that draft behind the coming step."""
+        self._chosen = lengths
 
     def take_report(self) -> StepReport:
         """What was denoised since the last report."""
@@ -143,6 +151,7 @@ class BlockSpeculator(BaseSpeculator):
             return drafts
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs].astype(np.int64)
         ends = input_batch.seq_lens_cpu_upper_bound.numpy()[: input_batch.num_reqs].astype(np.int64)
+        self._choose_blocks(slots, input_batch.req_ids)
         drafting = (ends >= self.req_states.prefill_len.np[slots]) & (self.table.block_size[slots] > 1)
         # The bound is exact for diffusion alone: the other modes may have rejected drafts and have room left.
         drafting &= (self.table.mode[slots] != DIFFUSION) | (ends < self.max_model_len - 2)
@@ -160,6 +169,12 @@ class BlockSpeculator(BaseSpeculator):
             drafts[self.table.on_device(speculating)] = result.drafts[:, 1:]
         self._put_in_finished(slots, result.finished, drafts)
         return drafts
+
+    def _choose_blocks(self, slots: np.ndarray, request_ids: Sequence[str]) -> None:
+        """Set the lengths of the blocks to draft for requests in auto, as the scheduler has chosen."""
+        for row in np.flatnonzero(self.table.auto[slots]):
+            if request_ids[row] in self._chosen:
+                self.table.block_size[slots[row]] = self._chosen[request_ids[row]]
 
     def _hand_out_rest(
         self, slots: np.ndarray, ends: np.ndarray, drafting: np.ndarray, drafts: torch.Tensor
@@ -241,6 +256,11 @@ class BlockSpeculator(BaseSpeculator):
         if replayed.any():
             for slot, known in zip(slots[replayed], prefill[replayed], strict=True):
                 self.replay.plan(int(slot), int(known), self._finish_block)
+
+
+def _take_lengths(runner: Any, lengths: dict[str, int]) -> None:
+    if isinstance(runner.speculator, BlockSpeculator):
+        runner.speculator.take_lengths(lengths)
 
 
 def _take_report(runner: Any) -> StepReport | None:

@@ -15,6 +15,7 @@ from nemotron_diffusion_plugin.decoding.reference import masks
 from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.decoding.reference.result import Generation
 from nemotron_diffusion_plugin.options import DecodingOptions
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
 
 BLOCK = 32
 MODES = ("ar", "diffusion", "self_speculation")
@@ -64,7 +65,7 @@ class Reference:
         self.decoder = _decoder(folder)
         self.config = self.decoder.model.config
         self.max_model_len = max_model_len
-        self.defaults = DecodingOptions.for_model(self.config.block_size, server_defaults)
+        self.defaults = ServerSettings.read(self.config.block_size, server_defaults).defaults
         self._answers: dict[str, Generation] = {}
 
     def options(self, case: Case) -> DecodingOptions:

@@ -34,6 +34,15 @@ class Metrics:
         """The counter `nemotron_diffusion:{name}_total` of a decoding mode."""
         return int(self.total(f"nemotron_diffusion:{name}_total", decoding_mode=mode))
 
+    def decisions(self) -> dict[int, int]:
+        """How often the policy of auto has chosen each block length."""
+        name = "nemotron_diffusion:policy_decisions_total"
+        return {
+            int(sample.labels["block_size"]): int(sample.value)
+            for sample in self._samples
+            if sample.name == name
+        }
+
     def engine(self, attention: str) -> int:
         """Forwards of the whole batch."""
         return int(self.total("nemotron_diffusion:engine_forwards_total", attention=attention))

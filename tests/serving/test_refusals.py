@@ -20,7 +20,7 @@ def test_the_first_that_is_not_neutral_is_named() -> None:
         refuse_in_diffusion(active, OPTIONS)
     assert str(refused.value) == (
         "field 'min_p': got 0.1, expected 0.0 with decoding_mode 'diffusion'; "
-        "use decoding_mode 'ar' or 'self_speculation'"
+        "use decoding_mode 'auto', 'ar' or 'self_speculation'"
     )
 
 

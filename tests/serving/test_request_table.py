@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from nemotron_diffusion_plugin.decoding.commit import CommitRules
-from nemotron_diffusion_plugin.options import DecodingOptions
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.request_table import (
     MAX_STOP_IDS,
     MODE_CODES,
     MODES,
     NO_TOKEN,
+    SELF_SPECULATION,
     BlockPhase,
     RequestTable,
     drafted_block,
@@ -56,19 +57,35 @@ def test_ar_drafts_nothing() -> None:
     sizes = {
         mode.value: drafted_block(DecodingOptions(decoding_mode=mode, block_size=BLOCK)) for mode in MODES
     }
-    assert sizes == {"ar": 1, "diffusion": BLOCK, "self_speculation": BLOCK}
+    assert sizes == {"ar": 1, "diffusion": BLOCK, "self_speculation": BLOCK, "auto": BLOCK}
 
 
-def test_lora_only_in_self_speculation(table: RequestTable) -> None:
+def test_lora_only_where_blocks_are_speculated(table: RequestTable) -> None:
     chosen: list[tuple[dict[str, object], bool]] = [
         ({}, True),
         ({"draft_lora": False}, False),
         ({**DIFFUSION, "draft_lora": True}, False),
+        ({"decoding_mode": "self_speculation"}, True),
         ({"decoding_mode": "ar"}, False),
     ]
     for slot, (options, _) in enumerate(chosen):
         take(table, slot, options)
     assert table.draft_lora[: len(chosen)].tolist() == [active for _, active in chosen]
+
+
+def test_auto_is_self_speculation_that_is_told_apart(table: RequestTable) -> None:
+    for slot, mode in enumerate(MODES):
+        take(table, slot, {"decoding_mode": mode.value, "block_size": 5})
+    slots = np.arange(len(MODES))
+    assert [MODES[code] for code in table.modes(slots)] == list(MODES)
+    speculates = table.mode[slots] == SELF_SPECULATION
+    assert [mode for mode, yes in zip(MODES, speculates, strict=True) if yes] == [
+        DecodingMode.SELF_SPECULATION,
+        DecodingMode.AUTO,
+    ]
+    assert table.most[slots].tolist() == table.block_size[slots].tolist() == [1, 5, 5, 5]
+    take(table, 3, {"decoding_mode": "self_speculation"})
+    assert MODES[table.modes(np.array([3]))[0]] is DecodingMode.SELF_SPECULATION
 
 
 def test_rules_are_those_of_each_request(table: RequestTable) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
 
@@ -13,8 +14,8 @@ from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSett
 @pytest.mark.parametrize("raw", [None, {}, {"another_plugin": 1}])
 def test_defaults(raw: dict[str, object] | None) -> None:
     settings = ServerSettings.read(32, raw)
-    assert settings == ServerSettings(32, DecodingOptions(block_size=32))
-    assert settings.defaults.decoding_mode is DecodingMode.SELF_SPECULATION
+    assert settings == ServerSettings(32, DecodingOptions(block_size=32), auto_blocks=(8, 16, 32))
+    assert settings.defaults.decoding_mode is DecodingMode.AUTO
     assert settings.denoise_forwards == 3
     assert settings.kernels == "torch"
 
@@ -31,11 +32,13 @@ def test_server_options_are_a_requests_defaults() -> None:
 
 
 def test_every_setting_can_be_given() -> None:
-    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton", 2.5]
+    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton", 2.5, [24, 4, 4], {"causal": [[1, 2.5]]}]
     settings = ServerSettings.read(32, dict(zip(SETTING_NAMES, values, strict=True)))
     given = [getattr(settings.defaults, name) for name in OPTION_NAMES]
     given += [settings.denoise_forwards, settings.kernels, settings.synthetic_acceptance]
-    assert given == values
+    assert given == values[:-2]
+    assert settings.auto_blocks == (4, 24)
+    assert settings.forward_costs == ForwardCosts(((1, 2.5),), ((1, 2.5),))
 
 
 def test_acceptance_is_made_up_only_without_weights() -> None:
@@ -44,6 +47,13 @@ def test_acceptance_is_made_up_only_without_weights() -> None:
     with pytest.raises(OptionError, match=r"got 6.82 with load format 'auto', expected --load-format dummy"):
         settings.check_load_format("auto")
     ServerSettings.read(32, None).check_load_format("auto")
+
+
+@pytest.mark.parametrize(
+    ("block_size", "blocks"), [(1, ()), (2, (2,)), (5, (2, 5)), (16, (4, 8, 16)), (32, (8, 16, 32))]
+)
+def test_auto_halves_the_models_block_twice(block_size: int, blocks: tuple[int, ...]) -> None:
+    assert ServerSettings.read(block_size, None).auto_blocks == blocks
 
 
 def test_a_request_cannot_set_the_servers_own() -> None:
@@ -69,6 +79,18 @@ def test_a_request_cannot_set_the_servers_own() -> None:
         ),
         ({"synthetic_acceptance_length": 0.5}, "got 0.5"),
         ({"synthetic_acceptance_length": True}, "got True"),
+        *[
+            (
+                {"auto_block_sizes": value},
+                r"'auto_block_sizes': got .*, expected a list of 1 to 8 integers in 2 to 32, the model's block size",
+            )
+            for value in ([], [1], [33], [8.0], [True], 8, "8", {"8": 8}, list(range(2, 11)))
+        ],
+        ({"forward_costs": {}}, "'forward_costs.causal': got None"),
+        (
+            {"forward_costs": "/nowhere/costs.json"},
+            "'forward_costs': got '/nowhere/costs.json', expected a file",
+        ),
     ],
 )
 def test_bad_settings(raw: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.common.auto import AR_IN_COMPANY
 from tests.common.cases import Reference
 from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import CHAT, SGLANG, Endpoint
@@ -102,6 +103,7 @@ SETUPS: dict[str, Setup] = {
         "trained",
         options=("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(DEPTH + 1)),
     ),
+    "auto": Setup("trained", defaults=AR_IN_COMPANY),
     "triton": Setup(
         "one-layer",
         context_length=64,

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.common.auto import AR_IN_COMPANY
 from tests.common.cases import Reference
 from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import VLLM, Endpoint
@@ -81,6 +82,7 @@ SETUPS: dict[str, Setup] = {
             ),
         ),
     ),
+    "auto": Setup("trained", asynchronous=True, defaults=AR_IN_COMPANY),
     "compiled": Setup("one-layer", max_model_len=256, options=("--no-enforce-eager",)),
 }
 

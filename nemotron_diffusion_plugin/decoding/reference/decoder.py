@@ -18,6 +18,7 @@ _DECODE = {
     DecodingMode.AR: autoregressive.decode,
     DecodingMode.DIFFUSION: diffusion.decode,
     DecodingMode.SELF_SPECULATION: self_speculation.decode,
+    DecodingMode.AUTO: self_speculation.decode,
 }
 
 

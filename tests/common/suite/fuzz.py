@@ -35,7 +35,7 @@ def mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
-    "decoding_mode": st.sampled_from(["ar", "diffusion", "self_speculation"]),
+    "decoding_mode": st.sampled_from(["ar", "diffusion", "self_speculation", "auto"]),
     "block_size": st.integers(1, 32),
     "draft_lora": st.booleans(),
     "threshold": st.floats(0.05, 1.0),

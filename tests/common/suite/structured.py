@@ -122,7 +122,7 @@ def test_diffusion_refuses_constraints(running: Any, kind: str) -> None:
         COMPLETIONS, {"decoding_mode": "diffusion"}, prompt="So 3", max_tokens=5, **fields
     )
     assert reply.status_code == 400, reply.text
-    assert "use decoding_mode 'ar' or 'self_speculation'" in reply.text
+    assert "use decoding_mode 'auto', 'ar' or 'self_speculation'" in reply.text
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])

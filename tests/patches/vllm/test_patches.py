@@ -130,6 +130,33 @@ class TestOnVllm:
             with pytest.raises(VLLMValidationError, match="min_p and logit_bias"):
                 params._validate_spec_decode(ngram)
 
+    def test_block_lengths_reach_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+        from nemotron_diffusion_patches.vllm import block_lengths
+
+        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_block_lengths", False, raising=False)
+        monkeypatch.setattr(GPUModelRunner, "execute_model", lambda self, output, more=0: (output, more))
+        seen: list[tuple[Any, dict[str, int]]] = []
+        block_lengths.patch(lambda runner, lengths: seen.append((runner, lengths))).apply()
+        plain, marked = SimpleNamespace(), SimpleNamespace(**{block_lengths.LENGTHS_ATTRIBUTE: {"a": 8}})
+        runner = object.__new__(GPUModelRunner)
+        assert runner.execute_model(plain, more=3) == (plain, 3)
+        assert runner.execute_model(marked) == (marked, 0)
+        assert seen == [(runner, {"a": 8})]
+
+    def test_block_lengths_travel_to_other_processes(self) -> None:
+        """Workers of a tensor-parallel server get the step pickled."""
+        import pickle
+
+        from vllm.v1.core.sched.output import SchedulerOutput
+
+        from nemotron_diffusion_patches.vllm.block_lengths import LENGTHS_ATTRIBUTE
+
+        output = SchedulerOutput.make_empty()
+        setattr(output, LENGTHS_ATTRIBUTE, {"a": 8})
+        assert getattr(pickle.loads(pickle.dumps(output)), LENGTHS_ATTRIBUTE) == {"a": 8}
+
     def test_requests_are_validated_before_they_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 

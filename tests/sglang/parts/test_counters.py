@@ -20,6 +20,7 @@ from nemotron_diffusion_plugin.sglang.counters import Counters, _Metrics
 from nemotron_diffusion_plugin.sglang.step import StepReport
 
 AR, DIFFUSION, SPECULATION = DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION
+AUTO = DecodingMode.AUTO
 MODEL = "some model"
 
 
@@ -37,7 +38,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def counted(registry: Any) -> Counters:
-    return Counters(_Metrics(MODEL))
+    return Counters(_Metrics(MODEL, (6, 12)))
 
 
 @pytest.fixture
@@ -88,6 +89,8 @@ def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> No
     expected |= {(forwards, mode, ("kind", kind), model) for kind in names.KINDS for mode in modes}
     engine = f"{names.PREFIX}{names.ENGINE_FORWARDS}_total"
     expected |= {(engine, ("attention", attention), model) for attention in names.ATTENTION}
+    decisions = f"{names.PREFIX}{names.POLICY_DECISIONS}_total"
+    expected |= {(decisions, ("block_size", block), model) for block in ("1", "6", "12")}
     assert found == expected
 
 
@@ -135,6 +138,31 @@ def test_the_step_too_many_of_the_overlap_schedule_is_not_counted(
     counted.step_begun(report((gone, SPECULATION, 1, 0, 8), (req(), AR, 0, 0, 1)))
     counted.step_done([4, 0])
     assert values() == {("forwards", "ar", "verify"): 1}
+
+
+def test_decisions_of_the_policy(counted: Counters, values: Any) -> None:
+    counted.chosen([1, 2, 6, 6, 7, 12])
+    assert values() == {
+        ("policy_decisions", "1"): 1,
+        ("policy_decisions", "6"): 3,
+        ("policy_decisions", "12"): 2,
+    }
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_the_policy_hears_of_verified_drafts_in_auto(registry: Any, exported: bool) -> None:
+    heard: list[tuple[Any, int, int]] = []
+    counters = Counters(
+        _Metrics(MODEL) if exported else None, lambda *verified: heard.append((verified[0], *verified[1:]))
+    )
+    one, two, gone = req(), req(), req(finished=True)
+    counters.step_begun(
+        report(
+            (one, AUTO, 1, 0, 8), (two, AUTO, 0, 0, 1), (req(), SPECULATION, 1, 0, 8), (gone, AUTO, 1, 0, 8)
+        )
+    )
+    counters.step_done([3, 0, 2, 1])
+    assert heard == [(one, 7, 3)]
 
 
 def test_forwards_of_the_whole_batch(counted: Counters, values: Any) -> None:

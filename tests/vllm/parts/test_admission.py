@@ -57,7 +57,7 @@ def test_bad_options_are_named() -> None:
 )
 def test_what_diffusion_cannot_honour(parameters: dict[str, Any]) -> None:
     [name] = parameters
-    with pytest.raises(OptionError, match=f"'{name}'.*use decoding_mode 'ar' or 'self_speculation'"):
+    with pytest.raises(OptionError, match=f"'{name}'.*use decoding_mode 'auto', 'ar' or 'self_speculation'"):
         Admission.validate_params(SamplingParams(temperature=0.7, extra_args=DIFFUSION, **parameters))
     for mode in ("ar", "self_speculation"):
         Admission.validate_params(

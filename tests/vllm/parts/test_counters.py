@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import board as board_module
-from nemotron_diffusion_plugin.vllm.board import PER_ENGINE, PER_MODE, BoardReader, CounterBoard, board_path
+from nemotron_diffusion_plugin.vllm.board import (
+    PER_ENGINE,
+    PER_MODE,
+    BoardReader,
+    CounterBoard,
+    board_path,
+    decision,
+)
 from nemotron_diffusion_plugin.vllm.metrics import ModeCollector
 
 
@@ -78,7 +86,10 @@ def test_collector_names_and_values(engine: Any) -> None:
     board.add("denoise_forwards", DecodingMode.DIFFUSION, 7)
     board.add("accepted_drafts", DecodingMode.SELF_SPECULATION, 9)
     board.add("bidirectional_forwards", amount=11)
-    families = list(ModeCollector(BoardReader(engine), "some model").collect())
+    settings = ServerSettings.read(32, {"auto_block_sizes": [6, 12]})
+    for length in (1, 2, 6, 6, 7, 12):
+        board.add(decision(settings, length))
+    families = list(ModeCollector(BoardReader(engine), "some model", settings.auto_blocks).collect())
     values = {
         (
             sample.name,
@@ -90,7 +101,12 @@ def test_collector_names_and_values(engine: Any) -> None:
     assert values["nemotron_diffusion:forwards_total", "diffusion", "denoise"] == 7
     assert values["nemotron_diffusion:accepted_drafts_total", "self_speculation"] == 9
     assert values["nemotron_diffusion:engine_forwards_total", "bidirectional"] == 11
-    assert sum(values.values()) == 27
+    decisions = {key: value for key, value in values.items() if "policy_decisions" in key[0]}
+    assert decisions == {
+        ("nemotron_diffusion:policy_decisions_total", block): count
+        for block, count in (("1", 1), ("6", 3), ("12", 2))
+    }
+    assert sum(values.values()) == 27 + 6
     assert all(
         sample.labels["model_name"] == "some model" for family in families for sample in family.samples
     )

@@ -1,0 +1,53 @@
+"""Record how many drafts the bundled model accepts at every place of its answers.
+
+`python -m benchmarks.policy.record` writes `acceptance.json`.
+"""
+
+import argparse
+import json
+import random
+
+from benchmarks.policy.traces import BLOCKS, PATH
+from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.training import tasks
+from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from tests.common.checkpoints import TRAINED
+
+AR = DecodingOptions(decoding_mode=DecodingMode.AR)
+
+
+def accepted_drafts(decoder: ReferenceDecoder, prompt: list[int], answer: list[int], block: int) -> list[int]:
+    """Return, for each token of an AR answer but the last, how many drafts of the block it seeds are accepted.
+
+    Those behind the answer's end are not counted. The token is the seed that the prefill before it emits.
+    """
+    options = DecodingOptions(decoding_mode=DecodingMode.SELF_SPECULATION, block_size=block)
+    counts = []
+    for place in range(len(answer) - 1):
+        cycle = decoder.generate([*prompt, *answer[:place]], 2, options)
+        counts.append(min(cycle.accepted[0], len(answer) - 1 - place))
+    return counts
+
+
+def main() -> None:
+    """Write the recording."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, default=3, help="answers of each category")
+    count = parser.parse_args().answers
+    decoder, encoder = ReferenceDecoder.from_checkpoint(TRAINED), ChatEncoder(TRAINED)
+    recorded: dict[str, list[dict[int, list[int]]]] = {}
+    for category in tasks.CATEGORIES:
+        rng = random.Random(f"policy {category}")
+        recorded[category] = []
+        for _ in range(count):
+            prompt = encoder.prompt(tasks.draw(rng, held_out=True, category=category).question)
+            answer = decoder.generate(prompt, 96, AR).token_ids
+            counts = {block: accepted_drafts(decoder, prompt, answer, block) for block in BLOCKS}
+            recorded[category].append(counts)
+    lines = [f'"{name}": {json.dumps(answers)}' for name, answers in recorded.items()]
+    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

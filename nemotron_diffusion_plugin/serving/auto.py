@@ -1,0 +1,135 @@
+"""The policy of a server: its block lengths, and what it takes a forward to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemotron_diffusion_plugin.decoding.auto.choice import Engine, Others
+from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.decoding.auto.estimate import AcceptanceEstimate
+from nemotron_diffusion_plugin.decoding.auto.policy import BlockPolicy, Candidate
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.roofline.costs import Precision, forward_cost
+from nemotron_diffusion_plugin.roofline.hardware import GPUS
+from nemotron_diffusion_plugin.roofline.shapes import ModelShape
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+
+_ESTIMATE = "_nemotron_diffusion_estimate"
+
+EFFICIENCY = 0.75
+"""The share of a data sheet's bandwidth and FLOP/s that the arithmetic counts on."""
+
+DEFAULT_GPU = "h200"
+_MOST_ROWS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """A request of the batch: the engine's object, its mode, the longest block it may draft, its cached tokens."""
+
+    request: Any
+    mode: DecodingMode
+    block: int
+    kv: int
+
+
+def known_gpu(device_name: str) -> str:
+    """The card whose data sheet stands for a device, `DEFAULT_GPU` for one that is not known."""
+    return next((name for name in GPUS if name in device_name.lower()), DEFAULT_GPU)
+
+
+def arithmetic_costs(hf_config: Any, device_name: str, tensor_parallel: int = 1) -> ForwardCosts:
+    """What a forward should cost by shapes and data sheet, at `EFFICIENCY` (docs/roofline.md).
+
+    Weights and KV count as 16 bits wide. Communication between ranks, launches and the host are not counted.
+    """
+    shape = ModelShape(
+        "served",
+        hidden=hf_config.hidden_size,
+        intermediate=hf_config.intermediate_size,
+        layers=hf_config.num_hidden_layers,
+        heads=hf_config.num_attention_heads,
+        kv_heads=hf_config.num_key_value_heads,
+        head_dim=hf_config.head_dim,
+        vocab=hf_config.vocab_size,
+    )
+    gpu = GPUS[known_gpu(device_name)].at(EFFICIENCY, EFFICIENCY)
+    one, most = (forward_cost(shape.network, rows, 0, 1, Precision()) for rows in (1, _MOST_ROWS))
+    read, compute = one.memory_time(gpu), most.compute_time(gpu) / _MOST_ROWS
+    # Below the border a forward takes as long as reading the weights does, above it as long as computing the rows.
+    border = max(2, round(read / compute))
+    scale = 1e3 / tensor_parallel
+    points = ((1, read * scale), (border, read * scale), (2 * border, 2 * read * scale))
+    per_token = forward_cost(shape.network, 0, 1, 1, Precision()).kv_bytes / (gpu.bandwidth * 1e12)
+    return ForwardCosts(points, points, per_token * scale)
+
+
+def make_policy(
+    settings: ServerSettings, hf_config: Any, device_name: str, tensor_parallel: int, engine: Engine
+) -> BlockPolicy:
+    """The policy of a server: by its table of costs, or by arithmetic where it was given none."""
+    costs = settings.forward_costs or arithmetic_costs(hf_config, device_name, tensor_parallel)
+    return BlockPolicy(costs, settings.auto_blocks, engine)
+
+
+def describe(settings: ServerSettings, device_name: str) -> str:
+    """One line for the log: what auto chooses from, and by which costs."""
+    blocks = ", ".join(map(str, reversed(settings.auto_blocks)))
+    if settings.forward_costs is not None:
+        source = "the given table"
+    elif known_gpu(device_name) in device_name.lower():
+        source = f"arithmetic for the {known_gpu(device_name).upper()}"
+    else:
+        source = (
+            f"arithmetic for the {DEFAULT_GPU.upper()}, as '{device_name}' is not known; give forward_costs"
+        )
+    return f"auto chooses blocks of {blocks} or AR by {source}"
+
+
+class AutoBlocks:
+    """Chooses for an engine's own request objects, on which it keeps what each request has accepted."""
+
+    def __init__(self, policy: BlockPolicy) -> None:
+        self.policy = policy
+
+    def choose(self, requests: Sequence[Drafting], others: Sequence[Drafting]) -> list[int]:
+        """Return the block length of each of the `requests` in auto for its next cycle, beside the `others`."""
+        if not requests:
+            return []
+        candidates = [Candidate(self._estimate(one.request), one.block, one.kv) for one in requests]
+        return self.policy.decide(candidates, others_of(others, self.policy))
+
+    def observe(self, request: Any, drafts: int, accepted: int) -> None:
+        """Take in a verify forward that accepted the first `accepted` of a request's `drafts`."""
+        if drafts > 0:
+            self._estimate(request).observe(drafts, accepted)
+
+    def _estimate(self, request: Any) -> AcceptanceEstimate:
+        estimate: AcceptanceEstimate | None = getattr(request, _ESTIMATE, None)
+        if estimate is None:
+            estimate = self.policy.estimate()
+            setattr(request, _ESTIMATE, estimate)
+        return estimate
+
+
+def others_of(others: Sequence[Drafting], policy: BlockPolicy) -> Others:
+    """What requests with a mode of their own add to a step.
+
+    A diffusion request counts as one that denoises beside the drafts and gives a token a step.
+    """
+    verify_rows = draft_rows = verify_kv = draft_kv = 0
+    tokens = 0.0
+    expected = policy.estimate()
+    for one in others:
+        given = 1.0
+        if one.mode is not DecodingMode.DIFFUSION:
+            verify_rows, verify_kv = verify_rows + one.block, verify_kv + one.kv
+            given = float(expected.tokens(np.array([min(one.block, policy.longest)]))[0])
+        if one.block > 1:
+            draft_rows, draft_kv = draft_rows + one.block, draft_kv + one.kv
+        tokens += given
+    return Others(verify_rows, draft_rows, verify_kv, draft_kv, tokens)

@@ -1,0 +1,62 @@
+"""Block lengths of requests in auto: chosen by the scheduler, by what it has seen of each request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemotron_diffusion_plugin.decoding.auto.choice import Engine
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.serving.auto import AutoBlocks, Drafting, make_policy
+from nemotron_diffusion_plugin.serving.request_table import drafted_block
+from nemotron_diffusion_plugin.serving.settings import ServerSettings
+
+_LENGTH = "_nemotron_diffusion_block_length"
+
+
+class SchedulerBlocks(AutoBlocks):
+    """The policy of one engine; each request's length is kept on vLLM's own request."""
+
+    def __init__(self, vllm_config: Any, settings: ServerSettings) -> None:
+        engine = Engine(rows_at_once=vllm_config.scheduler_config.max_num_batched_tokens)
+        parallel = vllm_config.parallel_config.tensor_parallel_size
+        hf_config = vllm_config.model_config.hf_config
+        super().__init__(make_policy(settings, hf_config, device_name(), parallel, engine))
+
+    def choose_for(self, requests: list[tuple[Any, DecodingOptions]], scheduled: Any) -> dict[str, int]:
+        """Choose the next block of each `scheduled` request in auto; returns the lengths by request id.
+
+        `requests` are all that decode, with their options; `scheduled` holds the ids of those of the present step. A
+        request that samples with a seed always gets the longest: what it draws must not depend on the load.
+        """
+        auto, others, lengths = [], [], {}
+        for request, options in requests:
+            mode, kv = options.decoding_mode, int(request.num_computed_tokens)
+            one = Drafting(request, mode, drafted_block(options), kv)
+            if mode is not DecodingMode.AUTO:
+                others.append(one)
+            elif _samples_with_a_seed(request.sampling_params):
+                others.append(one)
+                lengths[request.request_id] = min(one.block, self.policy.longest)
+                setattr(request, _LENGTH, lengths[request.request_id])
+            elif request.request_id in scheduled:
+                auto.append(one)
+        for one, length in zip(auto, self.choose(auto, others), strict=True):
+            setattr(one.request, _LENGTH, length)
+            lengths[one.request.request_id] = length
+        return lengths
+
+
+def chosen_block(request: Any) -> int:
+    """The block length last chosen for a request in auto; 1 before the first choice."""
+    return int(getattr(request, _LENGTH, 1))
+
+
+def _samples_with_a_seed(params: Any) -> bool:
+    return params.seed is not None and params.temperature > 0
+
+
+def device_name() -> str:
+    """What vLLM calls the device, empty where there is no GPU."""
+    from vllm.platforms import current_platform
+
+    return (current_platform.get_device_name() or "") if current_platform.is_cuda() else ""

@@ -1,0 +1,56 @@
+"""Requests in auto, and a server whose costs make company visible in its choices."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from nemotron_diffusion_plugin.training import tasks
+from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from tests.common.cases import Case, prompt
+from tests.common.checkpoints import TRAINED
+from tests.common.metrics import Metrics
+
+AR_IN_COMPANY: dict[str, Any] = {
+    "auto_block_sizes": [32],
+    "forward_costs": {"causal": [[1, 1.0], [32, 1.0], [33, 100.0], [64, 200.0]]},
+}
+"""Settings by which a block of 32 is free alone, and a hundred times as dear as AR beside anybody."""
+
+
+def predictable(count: int, new: int = 120) -> list[Case]:
+    """Requests in auto, by default, of which the trained model accepts nearly every draft."""
+    rng, encoder = random.Random(3), ChatEncoder(TRAINED)
+    drawn = [tasks.draw(rng, held_out=True, category="arithmetic") for _ in range(count)]
+    return [Case(encoder.prompt(task.question), new) for task in drawn]
+
+
+def mixed(vocab_size: int, count: int = 12) -> list[Case]:
+    """Requests in auto among those of every other mode."""
+    rng = random.Random(11)
+    auto: tuple[dict[str, Any], ...] = ({}, {"block_size": 8}, {"draft_lora": False}, {"block_size": 1})
+    modes = [{"decoding_mode": mode} for mode in ("ar", "diffusion", "self_speculation")]
+    options = [auto[number // 2 % 4] if number % 2 else modes[number // 2 % 3] for number in range(count)]
+    return [
+        Case(
+            prompt(rng, rng.choice((1, 33, 130)), vocab_size), rng.choice((7, 40, 100)), one, ignore_eos=True
+        )
+        for one in options
+    ]
+
+
+def company(vocab_size: int) -> list[Case]:
+    """Two AR requests that run for a while."""
+    rng = random.Random(12)
+    return [Case(prompt(rng, 5, vocab_size), 480, {"decoding_mode": "ar"}, ignore_eos=True) for _ in range(2)]
+
+
+def forwards_since(before: Metrics, after: Metrics) -> dict[str, int]:
+    """Forwards of requests in auto by kind."""
+    return {kind: n - before.forwards("auto")[kind] for kind, n in after.forwards("auto").items()}
+
+
+def decisions_since(before: Metrics, after: Metrics) -> dict[int, int]:
+    """How often each length was chosen, those that were not left out."""
+    counts = {block: n - before.decisions()[block] for block, n in after.decisions().items()}
+    return {block: n for block, n in counts.items() if n}
