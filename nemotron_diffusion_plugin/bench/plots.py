@@ -123,12 +123,12 @@ def _accuracy(result: Result, figure: Any) -> bool:
         )
     for method, counts in points:
         place = (counts.tokens_per_decode_forward, 100 * (counts.accuracy or 0))
-        axes.plot(*place, "o" if method.is_lossless else "s")
-        axes.annotate(method.title, place, fontsize=7, textcoords="offset points", xytext=(4, 4))
+        axes.plot(*place, "o" if method.is_lossless else "s", label=method.title)
     axes.set_xlabel("tokens per decode forward")
     axes.set_ylabel("answers right, %")
     axes.margins(0.15)
     axes.grid(True, alpha=0.3)
+    axes.legend(fontsize=7, loc="lower left")
     return True
 
 
