@@ -43,7 +43,7 @@ def options(engine: str, output: Path, methods: Sequence[str]) -> list[str]:
         *("--launcher", f"python -m tests.engines.{engine}.launch serve"),
         f"--server-options={SERVER_OPTIONS[engine]}",
         *("--per-category", "8", "--concurrency", "1,8", "--requests", "8", "--repeats", "5"),
-        *("--check", "10", "--together", "--output", str(output)),
+        *("--check", "5", "--together", "--output", str(output)),
     ]
 
 

@@ -20,14 +20,14 @@ class Reference:
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         """Raises ValueError where `folder` is no checkpoint folder."""
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
         from ..decoding.reference.decoder import ReferenceDecoder
 
         if not folder.is_dir():
             raise ValueError(f"--check: needs a checkpoint folder, {folder} is none")
         self.decoder = ReferenceDecoder.from_checkpoint(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        self.tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
         self.max_tokens = max_tokens
 
     def differences(

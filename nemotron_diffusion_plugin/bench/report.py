@@ -144,7 +144,7 @@ def _by_position(result: Result, methods: Sequence[Method]) -> list[str]:
     longest = max((len(rate) for rate in rates.values()), default=0)
     if not longest:
         return []
-    shown = [place for place in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 31) if place <= longest]
+    shown = [place for place in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 31) if place <= longest]
     rows = [
         [title, *(f"{rate[place - 1]:.2f}" if place <= len(rate) else _NONE for place in shown)]
         for title, rate in rates.items()

@@ -48,6 +48,7 @@ class Run:
         self._warm: set[tuple[str, int]] = set()
         self._places = _places(self.setup)
         self._models: dict[str, str] = {}
+        self._reference: Reference | None = None
 
     def __call__(self) -> None:
         """Measure everything that is missing.
@@ -85,8 +86,9 @@ class Run:
         self.on_cell(f"reference decoder: {method.title}")
         prompts = self.source.mixed(self._places["check"], self.setup.check)
         replies, counts = self._counted(method, prompts)
-        reference = Reference(Path(self.setup.model), self.setup.max_tokens)
-        differences = reference.differences(method, prompts, replies, counts)
+        if self._reference is None:
+            self._reference = Reference(Path(self.setup.model), self.setup.max_tokens)
+        differences = self._reference.differences(method, prompts, replies, counts)
         if differences:
             raise BenchError(
                 f"{method.title}: {len(differences)} differences from the reference decoder: "
