@@ -52,6 +52,7 @@ class DecodingOptions:
         draft_lora: whether self-speculation and auto draft with the drafter LoRA, where the checkpoint has one.
         commit_rule: the rule of a denoise step.
         tokens_per_step: how many tokens the rule `fixed` commits in a denoise step.
+        return_counts: whether the response says what the request took: forwards, acceptance, denoise steps.
     """
 
     decoding_mode: DecodingMode = DecodingMode.AUTO
@@ -61,6 +62,7 @@ class DecodingOptions:
     draft_lora: bool = True
     commit_rule: CommitRule = CommitRule.THRESHOLD
     tokens_per_step: int = 1
+    return_counts: bool = False
 
     @staticmethod
     def for_model(block_size: int, server_defaults: Mapping[str, object] | None = None) -> "DecodingOptions":
@@ -160,4 +162,5 @@ _READERS: dict[str, Callable[[str, object, int], Any]] = {
     "draft_lora": _flag,
     "commit_rule": _enum(CommitRule),
     "tokens_per_step": _count,
+    "return_counts": _flag,
 }

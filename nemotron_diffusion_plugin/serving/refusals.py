@@ -1,4 +1,4 @@
-"""What block diffusion cannot honour."""
+"""What block diffusion cannot honour, and where no counts are to be had."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def refuse_in_diffusion(
                 f"field '{name}': got {shown}, expected {neutral!r} with decoding_mode "
                 f"'{options.decoding_mode.value}'; use decoding_mode 'auto', 'ar' or 'self_speculation'"
             )
+
+
+def refuse_counts(options: DecodingOptions, reason: str) -> None:
+    """Raise `OptionError` where a request asks for its counts and `reason` says why there are none."""
+    if options.return_counts:
+        raise OptionError(f"field 'return_counts': got true, expected false: {reason}")

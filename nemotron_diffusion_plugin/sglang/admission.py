@@ -7,7 +7,7 @@ from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
 from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
@@ -18,7 +18,7 @@ _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
 
-_MODE = "_nemotron_diffusion_mode"
+_OPTIONS = "_nemotron_diffusion_options"
 
 _settings: ServerSettings | None = None
 
@@ -29,15 +29,21 @@ def configure(settings: ServerSettings) -> None:
     _settings = settings
 
 
-def mode_of(req: Any) -> DecodingMode | None:
-    """The decoding mode of an admitted request; None where the worker is not ours."""
+def options_of(req: Any) -> DecodingOptions | None:
+    """The options of an admitted request; None where the worker is not ours."""
     if _settings is None:
         return None
-    mode: DecodingMode | None = getattr(req, _MODE, None)
-    if mode is None:
-        mode = _settings.options(own_options(req.sampling_params.custom_params)).decoding_mode
-        setattr(req, _MODE, mode)
-    return mode
+    options: DecodingOptions | None = getattr(req, _OPTIONS, None)
+    if options is None:
+        options = _settings.options(own_options(req.sampling_params.custom_params))
+        setattr(req, _OPTIONS, options)
+    return options
+
+
+def mode_of(req: Any) -> DecodingMode | None:
+    """The decoding mode of an admitted request; None where the worker is not ours."""
+    options = options_of(req)
+    return None if options is None else options.decoding_mode
 
 
 def problem(req: Any) -> str | None:
@@ -114,6 +120,9 @@ def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
             f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
             "this server was started with another speculative algorithm"
         )
+    refuse_counts(
+        options, "this server was started with another speculative algorithm, which this plugin cannot count"
+    )
 
 
 def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:

@@ -7,8 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import counters as names
+from nemotron_diffusion_plugin.serving.request_counts import (
+    RESPONSE_KEY,
+    RequestCounts,
+    counts_of,
+    start_counting,
+)
 from nemotron_diffusion_plugin.serving.request_table import MODES
 from nemotron_diffusion_plugin.sglang.step import StepReport
 
@@ -63,8 +69,7 @@ class Counters:
             width, accepted = int(report.widths[row]), num_correct_drafts[row]
             if self._observe is not None and width > 1 and MODES[report.modes[row]] is DecodingMode.AUTO:
                 self._observe(req, width - 1, accepted)
-            if self._metrics is not None:
-                self._count(report, row, accepted)
+            self._count(report, row, accepted)
 
     def chosen(self, lengths: Sequence[int]) -> None:
         """Count the block lengths chosen for requests in auto."""
@@ -72,32 +77,62 @@ class Counters:
             self._metrics.decisions(lengths)
 
     def _count(self, report: StepReport, row: int, correct_drafts: int) -> None:
-        assert self._metrics is not None
-        mode = MODES[report.modes[row]]
+        mode, counts = MODES[report.modes[row]], counts_of(report.reqs[row])
+        denoised = int(report.denoised[row])
         for kind, amount in (
             ("draft", int(report.drafted[row])),
-            ("denoise", int(report.denoised[row])),
+            ("denoise", denoised),
             ("verify", int(report.widths[row] > 0)),
         ):
-            self._metrics.forwards(mode, kind, amount)
+            if self._metrics is not None:
+                self._metrics.forwards(mode, kind, amount)
+            if counts is not None and kind != "denoise":
+                counts.forward(kind, amount)
+        if denoised and self._metrics is not None:
+            self._metrics.observe(names.STEPS_OF_BLOCK, denoised)
+        if denoised and counts is not None:
+            counts.block_denoised(denoised)
         if report.widths[row] > 1:
-            self._metrics.count("cycles", mode)
-            if mode is not DecodingMode.DIFFUSION:
-                self._metrics.count("accepted_drafts", mode, correct_drafts)
+            self._count_cycle(mode, counts, correct_drafts)
 
-    def returned(self, req: Any, mode: DecodingMode) -> None:
+    def _count_cycle(self, mode: DecodingMode, counts: RequestCounts | None, correct_drafts: int) -> None:
+        is_verified = mode is not DecodingMode.DIFFUSION
+        if self._metrics is not None:
+            self._metrics.count("cycles", mode)
+            if is_verified:
+                self._metrics.count("accepted_drafts", mode, correct_drafts)
+                self._metrics.observe(names.ACCEPTED_IN_CYCLE, correct_drafts)
+        if counts is not None and is_verified:
+            counts.accepted_drafts.append(correct_drafts)
+
+    def returned(self, req: Any, options: DecodingOptions) -> None:
         """Count what a request has returned to its client since the last call."""
-        if self._metrics is None:
-            return
         total = len(req.output_ids) if req.finished_len is None else req.finished_len
         before = getattr(req, _RETURNED, 0)
         if total <= before:
             return
         setattr(req, _RETURNED, total)
+        mode = options.decoding_mode
+        if not before and options.return_counts:
+            start_counting(req, mode)
+        if counts := counts_of(req):
+            counts.tokens += total - before
+            counts.forward("prefill", int(not before))
+        if self._metrics is None:
+            return
         if not before:
             self._metrics.count("requests", mode)
             self._metrics.forwards(mode, "prefill", 1)
         self._metrics.count("generated_tokens", mode, total - before)
+
+
+def for_responses(reqs: list[Any]) -> dict[str, list[Any]]:
+    """The counts of the requests that have ended and asked for them, as SGLang takes additions to `meta_info`."""
+    summaries = [
+        [counts.summary()] if req.finished() and (counts := counts_of(req)) is not None else []
+        for req in reqs
+    ]
+    return {RESPONSE_KEY: summaries} if any(summaries) else {}
 
 
 _of_process: Counters | None = None
@@ -112,7 +147,7 @@ class _Metrics:
     """The Prometheus side; the client library adds up the processes of a server."""
 
     def __init__(self, model_name: str, auto_blocks: Sequence[int] = ()) -> None:
-        from prometheus_client import Counter
+        from prometheus_client import Counter, Histogram
 
         self._model_name = model_name
         self._blocks = (1, *auto_blocks)
@@ -129,6 +164,12 @@ class _Metrics:
             names.POLICY_DECISIONS_HELP,
             names.POLICY_DECISIONS_LABELS,
         )
+        self._histograms = {
+            one.name: Histogram(
+                names.PREFIX + one.name, one.help, names.HISTOGRAM_LABELS, buckets=one.edges
+            ).labels(model_name)
+            for one in names.HISTOGRAMS
+        }
         for block in self._blocks:
             self._decisions.labels(model_name, str(block)).inc(0)
         for mode in DecodingMode:
@@ -144,6 +185,9 @@ class _Metrics:
 
     def forwards(self, mode: DecodingMode, kind: str, amount: int) -> None:
         self._forwards.labels(self._model_name, mode.value, kind).inc(amount)
+
+    def observe(self, histogram: names.Histogram, value: int) -> None:
+        self._histograms[histogram.name].observe(value)
 
     def engine_forwards(self, attention: str, amount: int) -> None:
         self._engine.labels(self._model_name, attention).inc(amount)

@@ -13,6 +13,7 @@ from nemotron_diffusion_patches.sglang import (
     last_output,
     request_rows,
     request_validation,
+    response_counts,
     retraction,
     returned_tokens,
     waiting_requests,
@@ -42,6 +43,7 @@ def engine_patches() -> list[HookPatch]:
         finish_check.patch(),
         last_output.patch(_is_diffusion),
         returned_tokens.patch(_take_in),
+        response_counts.patch(counters.for_responses),
         cuda_graph_runner.patch(is_ours, _graph_runner),
     ]
 
@@ -114,10 +116,10 @@ def _take_in(reqs: list[Any]) -> list[Any]:
     """Count what requests return; those that wait for a block have nothing to stream."""
     counted, streamed = counters.of_process(), []
     for req in reqs:
-        mode = admission.mode_of(req)
-        if counted is not None and mode is not None:
-            counted.returned(req, mode)
-        waits = mode is DecodingMode.DIFFUSION and len(req.output_ids) <= req.send_token_offset
+        options = admission.options_of(req)
+        if counted is not None and options is not None:
+            counted.returned(req, options)
+        waits = _is_diffusion(req) and len(req.output_ids) <= req.send_token_offset
         if req.finished() or not waits:
             streamed.append(req)
     return streamed

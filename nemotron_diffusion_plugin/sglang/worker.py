@@ -10,6 +10,7 @@ from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
+from nemotron_diffusion_patches.sglang import response_counts
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
 from nemotron_diffusion_plugin.serving.operators import make_operators
@@ -65,6 +66,7 @@ class BlockWorker(BaseSpecWorker):
         self.counters = counters.Counters.for_server(
             server_args, self.settings.auto_blocks, lambda *verified: self.auto.observe(*verified)
         )
+        response_counts.enable()
         admission.configure(self.settings)
 
     def init_attention_backends(self) -> None:

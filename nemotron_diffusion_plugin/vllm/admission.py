@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.settings import request_options
 
@@ -41,6 +41,12 @@ def validate_request(sampling_params: SamplingParams) -> None:
             f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
             "this server was started with another speculator"
         )
+    if _only_ar:
+        refuse_counts(
+            options, "this server was started with another speculator, which this plugin cannot count"
+        )
+    if sampling_params.n > 1:
+        refuse_counts(options, "vLLM reports on requests for one answer (n = 1) only")
     if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
         refuse_meaningless_in_diffusion(sampling_params, options)
 

@@ -25,9 +25,20 @@ logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 PER_MODE = (*counters.PER_MODE, *(f"{kind}_forwards" for kind in counters.KINDS))
 DECISIONS = tuple(f"decisions_{place}" for place in range(MOST_AUTO_BLOCKS + 1))
-PER_ENGINE = (*DECISIONS, *(f"{attention}_forwards" for attention in counters.ATTENTION))
+BUCKETS = {
+    histogram.name: tuple(f"{histogram.name}_{place}" for place in range(len(histogram.edges) + 1))
+    for histogram in counters.HISTOGRAMS
+}
+SUMS = {histogram.name: f"{histogram.name}_sum" for histogram in counters.HISTOGRAMS}
+PER_ENGINE = (
+    *DECISIONS,
+    *(f"{attention}_forwards" for attention in counters.ATTENTION),
+    *(name for buckets in BUCKETS.values() for name in buckets),
+    *SUMS.values(),
+)
 _SIZE = len(DecodingMode) * len(PER_MODE) + len(PER_ENGINE)
 _ROW = {mode: index * len(PER_MODE) for index, mode in enumerate(DecodingMode)}
+_PLACE = {name: len(DecodingMode) * len(PER_MODE) + place for place, name in enumerate(PER_ENGINE)}
 
 
 def decision(settings: ServerSettings, length: int) -> str:
@@ -48,7 +59,7 @@ def _stem(vllm_config: Any) -> str:
 
 def _index(name: str, mode: DecodingMode | None) -> int:
     if mode is None:
-        return len(DecodingMode) * len(PER_MODE) + PER_ENGINE.index(name)
+        return _PLACE[name]
     return _ROW[mode] + PER_MODE.index(name)
 
 
@@ -76,6 +87,11 @@ class CounterBoard:
     def add(self, name: str, mode: DecodingMode | None = None, amount: int = 1) -> None:
         """Raise a counter of `PER_MODE` (with its mode) or of `PER_ENGINE` (mode None)."""
         self._counts[_index(name, mode)] += amount
+
+    def observe(self, histogram: counters.Histogram, value: int) -> None:
+        """Add a value to a histogram."""
+        self.add(BUCKETS[histogram.name][bisect.bisect_left(histogram.edges, value)])
+        self.add(SUMS[histogram.name], amount=value)
 
 
 class BoardReader:

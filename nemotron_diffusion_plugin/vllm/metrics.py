@@ -6,15 +6,16 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
-from nemotron_diffusion_plugin.vllm.board import DECISIONS, BoardReader
+from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
@@ -30,7 +31,7 @@ class ModeCollector(Collector):
         self._model_name = model_name
         self._blocks = (1, *auto_blocks)
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Yield the counters; `forwards` counts, for each request, the forwards it took part in."""
         forwards = _family(counters.FORWARDS, counters.FORWARDS_HELP, counters.FORWARDS_LABELS)
         for mode in DecodingMode:
@@ -55,6 +56,18 @@ class ModeCollector(Collector):
         for attention in counters.ATTENTION:
             engine.add_metric([self._model_name, attention], self._reader.value(f"{attention}_forwards"))
         yield engine
+        for histogram in counters.HISTOGRAMS:
+            yield self._histogram(histogram)
+
+    def _histogram(self, histogram: counters.Histogram) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(
+            counters.PREFIX + histogram.name, histogram.help, labels=counters.HISTOGRAM_LABELS
+        )
+        counts = accumulate(self._reader.value(name) for name in BUCKETS[histogram.name])
+        ends = [*(str(float(edge)) for edge in histogram.edges), "+Inf"]
+        total = self._reader.value(SUMS[histogram.name])
+        family.add_metric([self._model_name], list(zip(ends, counts, strict=True)), total)
+        return family
 
 
 def _family(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:

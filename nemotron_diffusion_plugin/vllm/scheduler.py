@@ -11,6 +11,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from nemotron_diffusion_patches.vllm.block_lengths import LENGTHS_ATTRIBUTE
 from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.serving.counters import ACCEPTED_IN_CYCLE, STEPS_OF_BLOCK
+from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, counts_of, start_counting
 from nemotron_diffusion_plugin.serving.request_table import drafted_block
 from nemotron_diffusion_plugin.vllm.auto import SchedulerBlocks, chosen_block
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
@@ -63,9 +65,7 @@ class BlockScheduling(Scheduler):
         self._in_flight.difference_update(scheduler_output.num_scheduled_tokens)
         if report is not None:
             self.board.add("bidirectional_forwards", amount=report.bidirectional_forwards)
-            self.board.add(
-                "denoise_forwards", DecodingMode.DIFFUSION, amount=sum(report.denoise_steps.values())
-            )
+            self._count_denoising(report)
             self._park(report.denoising | self._in_flight)
         return outputs
 
@@ -83,8 +83,11 @@ class BlockScheduling(Scheduler):
         self.board.add("cycles", mode)
         if mode is DecodingMode.DIFFUSION:
             return spec_decoding_stats
-        self.board.add("draft_forwards", mode)
+        self._count_forward(request, "draft")
         self.board.add("accepted_drafts", mode, num_accepted_tokens)
+        self.board.observe(ACCEPTED_IN_CYCLE, num_accepted_tokens)
+        if counts := counts_of(request):
+            counts.accepted_drafts.append(num_accepted_tokens)
         if mode is DecodingMode.AUTO:
             invalid = (num_invalid_spec_tokens or {}).get(request_id, 0)
             self.auto.observe(request, num_draft_tokens - invalid, num_accepted_tokens)
@@ -100,12 +103,36 @@ class BlockScheduling(Scheduler):
     def _update_request_with_output(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
         first = request.num_output_tokens == 0
         tokens, stopped = super()._update_request_with_output(request, *arguments, **keywords)
-        mode = self._options(request).decoding_mode
-        self.board.add("prefill_forwards" if first else "verify_forwards", mode)
+        options = self._options(request)
         if first:
-            self.board.add("requests", mode)
-        self.board.add("generated_tokens", mode, len(tokens))
+            self.board.add("requests", options.decoding_mode)
+            if options.return_counts:
+                start_counting(request, options.decoding_mode)
+        self._count_forward(request, "prefill" if first else "verify")
+        self.board.add("generated_tokens", options.decoding_mode, len(tokens))
+        if counts := counts_of(request):
+            counts.tokens += len(tokens)
         return tokens, stopped
+
+    def _count_forward(self, request: Request, kind: str) -> None:
+        self.board.add(f"{kind}_forwards", self._options(request).decoding_mode)
+        if counts := counts_of(request):
+            counts.forward(kind)
+
+    def _count_denoising(self, report: StepReport) -> None:
+        for request_id, steps in report.denoise_steps.items():
+            self.board.add("denoise_forwards", DecodingMode.DIFFUSION, steps)
+            self.board.observe(STEPS_OF_BLOCK, steps)
+            request = self.requests.get(request_id)
+            if request is not None and (counts := counts_of(request)):
+                counts.block_denoised(steps)
+
+    def _free_request(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
+        """What a request took goes with its last output (`patches/…/response_counts.py`)."""
+        transfer, *others = super()._free_request(request, *arguments, **keywords)
+        if counts := counts_of(request):
+            transfer = {**(transfer or {}), RESPONSE_KEY: counts.summary()}
+        return transfer, *others
 
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         super()._update_after_schedule(scheduler_output)

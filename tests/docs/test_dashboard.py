@@ -29,8 +29,11 @@ def test_every_counter_of_the_plugin_is_shown() -> None:
         for name, _ in selectors(target["expr"])
         if name.startswith("nemotron")
     }
-    names = {*counters.PER_MODE, counters.FORWARDS, counters.ENGINE_FORWARDS}
-    assert shown == {f"nemotron_diffusion[:_]{name}_total" for name in names}
+    names = {*counters.PER_MODE, counters.FORWARDS, counters.ENGINE_FORWARDS, counters.POLICY_DECISIONS}
+    totals = {f"nemotron_diffusion[:_]{name}_total" for name in names}
+    assert totals == {name for name in shown if name.endswith("_total")}
+    for histogram in counters.HISTOGRAMS:
+        assert f"nemotron_diffusion[:_]{histogram.name}_bucket" in shown
 
 
 def test_a_missing_metric_is_found() -> None:

@@ -32,7 +32,7 @@ def test_server_options_are_a_requests_defaults() -> None:
 
 
 def test_every_setting_can_be_given() -> None:
-    values = ["ar", 0.5, 4, 8, False, "fixed", 2, 7, "triton", 2.5, [24, 4, 4], {"causal": [[1, 2.5]]}]
+    values = ["ar", 0.5, 4, 8, False, "fixed", 2, True, 7, "triton", 2.5, [24, 4, 4], {"causal": [[1, 2.5]]}]
     settings = ServerSettings.read(32, dict(zip(SETTING_NAMES, values, strict=True)))
     given = [getattr(settings.defaults, name) for name in OPTION_NAMES]
     given += [settings.denoise_forwards, settings.kernels, settings.synthetic_acceptance]

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.common import counted
 from tests.common.cases import MODES, Case, prompt
 from tests.common.dashboard import missing
 from tests.sglang.servers import Running
@@ -80,3 +81,40 @@ def test_the_dashboard_finds_its_metrics(running: Running) -> None:
     running.client.complete(cases(running, decoding_mode="self_speculation")[0])
     running.client.settled()
     assert not missing("sglang", running.client.http.get("/metrics").text)
+
+
+@pytest.mark.parametrize("case", counted.CASES, ids=str)
+def test_a_response_says_what_its_request_took(running: Running, case: Case) -> None:
+    plain = running.client.complete(case)
+    answer = running.client.complete(counted.asking(case))
+    assert answer.token_ids == plain.token_ids
+    assert "nemotron_diffusion" not in plain.meta
+    assert answer.meta["nemotron_diffusion"] == [counted.wanted(running.reference, case)]
+
+
+def test_a_stream_ends_with_the_counts(running: Running) -> None:
+    case = counted.CASES[2]
+    *_, last = running.client.events(counted.asking(case))
+    assert last["meta_info"]["nemotron_diffusion"] == [counted.wanted(running.reference, case)]
+
+
+def test_requests_at_once_are_counted_apart(running: Running) -> None:
+    some = [case for mode in MODES for case in cases(running, decoding_mode=mode)[:2]]
+    answers = running.client.complete_all([counted.asking(case) for case in some])
+    said = [answer.meta["nemotron_diffusion"] for answer in answers]
+    assert said == [[counted.wanted(running.reference, case)] for case in some]
+
+
+def test_a_chat_completion_has_the_counts_in_its_meta_info(running: Running) -> None:
+    body = {
+        "model": running.client.model,
+        "messages": [{"role": "user", "content": "3 + 4"}],
+        "max_tokens": 40,
+        "temperature": 0,
+        "return_meta_info": True,
+        "custom_params": {"decoding_mode": "self_speculation", "return_counts": True},
+    }
+    reply = running.client.post(body, "/v1/chat/completions").json()
+    [said] = reply["choices"][0]["meta_info"]["nemotron_diffusion"]
+    assert said["tokens"] == reply["usage"]["completion_tokens"]
+    assert said["forwards"]["draft"] == len(said["accepted_drafts"]) > 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.common.cases import Case, prompt
+from tests.common import counted
+from tests.common.cases import MODES, Case, prompt
 from tests.common.dashboard import missing
 from tests.vllm.client import Metrics
 from tests.vllm.servers import Running
@@ -99,3 +101,38 @@ def test_the_dashboard_finds_its_metrics(running: Running) -> None:
     running.client.complete(cases(running, decoding_mode="self_speculation")[0])
     running.client.settled()
     assert not missing("vllm", running.client.http.get("/metrics").text)
+
+
+@pytest.mark.parametrize("case", counted.CASES, ids=str)
+def test_a_response_says_what_its_request_took(running: Running, case: Case) -> None:
+    client, expected = running.client, counted.wanted(running.reference, case)
+    plain = client.post(client.body(case)).json()
+    assert plain.get("metrics") is None
+    reply = client.post(client.body(counted.asking(case))).json()
+    assert reply["choices"][0]["token_ids"] == plain["choices"][0]["token_ids"]
+    assert reply["metrics"]["speculative_decoding"]["nemotron_diffusion"] == expected
+    assert reply["kv_transfer_params"] is None
+
+
+def test_a_stream_ends_with_the_counts(running: Running) -> None:
+    case = counted.CASES[2]
+    events = list(running.client.stream(counted.asking(case), stream_options={"include_usage": True}))
+    assert events[-1].usage
+    said = events[-1].metrics["speculative_decoding"]["nemotron_diffusion"]
+    assert said == counted.wanted(running.reference, case)
+
+
+def test_requests_at_once_are_counted_apart(running: Running) -> None:
+    some = [case for mode in MODES for case in cases(running, decoding_mode=mode)[:2]]
+    bodies = [running.client.body(counted.asking(case)) for case in some]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        replies = [reply.json() for reply in pool.map(running.client.post, bodies)]
+    said = [reply["metrics"]["speculative_decoding"]["nemotron_diffusion"] for reply in replies]
+    assert said == [counted.wanted(running.reference, case) for case in some]
+
+
+def test_counts_of_several_answers_are_a_400(running: Running) -> None:
+    body = running.client.body(counted.asking(counted.CASES[0]), n=2, temperature=1.0)
+    reply = running.client.post(body)
+    assert reply.status_code == 400
+    assert "field 'return_counts': got true, expected false" in reply.text

@@ -46,6 +46,7 @@ PARAMETERS = {
     "finish-check": ["self", "new_accepted_len"],
     "last-output": ["self"],
     "returned-tokens": ["self", "reqs", "return_logprob", "skip_req"],
+    "response-counts": ["self", "reqs"],
     "cuda-graph-runner": ["self"],
 }
 PATCHES = engine_patches()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ pytest.importorskip("prometheus_client")
 
 import prometheus_client
 
-from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import counters as names
 from nemotron_diffusion_plugin.serving.request_table import MODE_CODES
 from nemotron_diffusion_plugin.sglang import counters as module
@@ -29,10 +30,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Prometheus' registry of this test alone."""
     fresh = prometheus_client.CollectorRegistry()
 
-    def counter(*arguments: Any) -> Any:
-        return prometheus_client.metrics.Counter(*arguments, registry=fresh)
-
-    monkeypatch.setattr(prometheus_client, "Counter", counter)
+    for kind in ("Counter", "Histogram"):
+        original = getattr(prometheus_client.metrics, kind)
+        monkeypatch.setattr(prometheus_client, kind, partial(original, registry=fresh))
     return fresh
 
 
@@ -43,10 +43,11 @@ def counted(registry: Any) -> Counters:
 
 @pytest.fixture
 def values(registry: Any) -> Any:
-    """Every counter that is not 0, by its name and its labels but the model's."""
+    """Every counter that is not 0, by its name and its labels but the model's; no histograms."""
 
     def read() -> dict[tuple[str, ...], float]:
-        samples = [sample for family in registry.collect() for sample in family.samples]
+        families = [family for family in registry.collect() if family.type == "counter"]
+        samples = [sample for family in families for sample in family.samples]
         return {
             (
                 sample.name.removesuffix("_total").removeprefix(names.PREFIX),
@@ -69,6 +70,10 @@ def req(finished: bool = False, retracted: bool = False, output: int = 0, end: i
     )
 
 
+def in_mode(mode: DecodingMode, **more: Any) -> DecodingOptions:
+    return DecodingOptions(decoding_mode=mode, **more)
+
+
 def report(*rows: tuple[Any, DecodingMode, int, int, int]) -> StepReport:
     """Rows of request, mode, draft forwards, denoise forwards, and width in the verify forward."""
     reqs, modes, *numbers = zip(*rows, strict=True)
@@ -81,7 +86,7 @@ def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> No
         (sample.name, *sorted(sample.labels.items()))
         for family in registry.collect()
         for sample in family.samples
-        if not sample.name.endswith("_created")
+        if family.type == "counter" and not sample.name.endswith("_created")
     }
     model, modes = ("model_name", MODEL), [("decoding_mode", mode.value) for mode in DecodingMode]
     expected = {(f"{names.PREFIX}{name}_total", mode, model) for name in names.PER_MODE for mode in modes}
@@ -92,6 +97,8 @@ def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> No
     decisions = f"{names.PREFIX}{names.POLICY_DECISIONS}_total"
     expected |= {(decisions, ("block_size", block), model) for block in ("1", "6", "12")}
     assert found == expected
+    shown = {family.name for family in registry.collect() if family.type == "histogram"}
+    assert shown == {names.PREFIX + histogram.name for histogram in names.HISTOGRAMS}
 
 
 def test_a_step_of_every_mode(counted: Counters, values: Any) -> None:
@@ -129,6 +136,41 @@ def test_steps_come_back_in_the_order_they_were_begun(counted: Counters, values:
     before = values()
     counted.step_done([9])  # nothing was begun
     assert values() == before
+
+
+def test_how_acceptance_and_steps_spread(counted: Counters, registry: Any) -> None:
+    rows = [
+        (req(), SPECULATION, 1, 0, 8),
+        (req(), AUTO, 1, 0, 8),
+        (req(), DIFFUSION, 0, 9, 8),
+        (req(), AR, 0, 0, 1),
+    ]
+    counted.step_begun(report(*rows))
+    counted.step_done([3, 0, 7, 0])
+
+    def at_most(name: str, edge: str) -> float | None:
+        return registry.get_sample_value(f"{names.PREFIX}{name}_bucket", {"model_name": MODEL, "le": edge})
+
+    assert [at_most("cycle_accepted_drafts", edge) for edge in ("0.0", "2.0", "3.0", "+Inf")] == [1, 1, 2, 2]
+    assert [at_most("block_denoise_steps", edge) for edge in ("8.0", "10.0", "+Inf")] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_request_that_asks_is_counted_by_itself(exported: bool, registry: Any) -> None:
+    counters = Counters(_Metrics(MODEL) if exported else None)
+    asked, other = req(output=1), req(output=1)
+    counters.returned(asked, in_mode(SPECULATION, return_counts=True))
+    counters.returned(other, in_mode(SPECULATION))
+    counters.step_begun(report((asked, SPECULATION, 1, 0, 8), (other, SPECULATION, 1, 0, 8)))
+    counters.step_done([3, 5])
+    asked.output_ids = [0] * 5
+    counters.returned(asked, in_mode(SPECULATION, return_counts=True))
+    assert module.for_responses([asked, other]) == {}
+    asked.finished = other.finished = lambda: True
+    [summary], nothing = module.for_responses([asked, other])["nemotron_diffusion"]
+    assert nothing == []
+    assert (summary["tokens"], summary["accepted_drafts"]) == (5, [3])
+    assert summary["forwards"] == {"prefill": 1, "draft": 1, "denoise": 0, "verify": 1}
 
 
 @pytest.mark.parametrize("gone", [req(finished=True), req(retracted=True)], ids=["finished", "retracted"])
@@ -175,11 +217,11 @@ def test_forwards_of_the_whole_batch(counted: Counters, values: Any) -> None:
 class TestReturned:
     def test_nothing_is_counted_twice(self, counted: Counters, values: Any) -> None:
         one = req(output=0)
-        counted.returned(one, DIFFUSION)
+        counted.returned(one, in_mode(DIFFUSION))
         assert values() == {}
         for output, expected in ((1, 1), (1, 1), (9, 9), (9, 9), (12, 12)):
             one.output_ids = [0] * output
-            counted.returned(one, DIFFUSION)
+            counted.returned(one, in_mode(DIFFUSION))
             assert values() == {
                 ("requests", "diffusion"): 1,
                 ("forwards", "diffusion", "prefill"): 1,
@@ -187,22 +229,22 @@ class TestReturned:
             }
 
     def test_tokens_behind_the_end_are_not_returned(self, counted: Counters, values: Any) -> None:
-        counted.returned(req(output=9, end=6), AR)
+        counted.returned(req(output=9, end=6), in_mode(AR))
         assert values()["generated_tokens", "ar"] == 6
 
     def test_a_retracted_token_comes_back_once(self, counted: Counters, values: Any) -> None:
         """A diffusion request gives its last token back and gets it again with its prefill."""
         one = req(output=9)
-        counted.returned(one, DIFFUSION)
+        counted.returned(one, in_mode(DIFFUSION))
         for output in (8, 9, 10):
             one.output_ids = [0] * output
-            counted.returned(one, DIFFUSION)
+            counted.returned(one, in_mode(DIFFUSION))
         assert values()["generated_tokens", "diffusion"] == 10
         assert values()["requests", "diffusion"] == 1
 
     def test_requests_are_told_apart(self, counted: Counters, values: Any) -> None:
         for mode in (AR, AR, SPECULATION):
-            counted.returned(req(output=2), mode)
+            counted.returned(req(output=2), in_mode(mode))
         assert values()["requests", "ar"] == 2
         assert values()["generated_tokens", "ar"] == 4
         assert values()["generated_tokens", "self_speculation"] == 2
@@ -214,7 +256,7 @@ def test_without_metrics_nothing_piles_up() -> None:
         silent.engine_forward("causal")
         silent.step_begun(report((req(), AR, 0, 0, 1)))
         silent.step_done([0])
-    silent.returned(req(output=3), AR)
+    silent.returned(req(output=3), in_mode(AR))
     assert not silent._pending
 
 

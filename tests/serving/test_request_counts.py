@@ -1,0 +1,51 @@
+"""The counts of one request."""
+
+from types import SimpleNamespace
+
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.request_counts import RequestCounts, counts_of, start_counting
+
+
+def test_a_request_that_speculates() -> None:
+    counts = RequestCounts(DecodingMode.SELF_SPECULATION, tokens=12)
+    counts.forward("prefill")
+    for accepted in (5, 0, 3):
+        counts.forward("draft")
+        counts.forward("verify")
+        counts.accepted_drafts.append(accepted)
+    assert counts.summary() == {
+        "decoding_mode": "self_speculation",
+        "tokens": 12,
+        "forwards": {"prefill": 1, "draft": 3, "denoise": 0, "verify": 3},
+        "tokens_per_forward": 2.0,
+        "acceptance_length": 1 + 8 / 3,
+        "accepted_drafts": [5, 0, 3],
+        "denoise_steps": [],
+    }
+
+
+def test_a_diffusion_request_has_no_acceptance_length() -> None:
+    counts = RequestCounts(DecodingMode.DIFFUSION, tokens=8)
+    counts.block_denoised(3)
+    counts.block_denoised(2)
+    counts.forward("verify", 3)
+    summary = counts.summary()
+    assert (summary["forwards"]["denoise"], summary["denoise_steps"]) == (5, [3, 2])
+    assert summary["tokens_per_forward"] == 1.0
+    assert summary["acceptance_length"] is None
+
+
+def test_a_request_that_ended_with_its_first_token() -> None:
+    counts = RequestCounts(DecodingMode.AR, tokens=1)
+    counts.forward("prefill")
+    assert counts.summary()["tokens_per_forward"] is None
+
+
+def test_only_requests_that_ask_are_counted() -> None:
+    request = SimpleNamespace()
+    assert counts_of(request) is None
+    start_counting(request, DecodingMode.AR)
+    counts = counts_of(request)
+    assert counts is not None
+    counts.tokens += 1
+    assert counts_of(request) is counts
