@@ -79,3 +79,13 @@ def refuse_unsupported(server_args: Any) -> None:
         value = getattr(server_args, name, expected)
         if value not in (expected, None):
             raise ValueError(f"{name}: got {value!r}, expected {expected!r}: {reason}")
+
+
+def refuse_small_pool(pool_tokens: int, block_size: int, page_size: int) -> None:
+    """Raise ValueError for a KV pool in which no request could decode: a step reserves two blocks beside a prompt."""
+    least = 2 * block_size + page_size
+    if pool_tokens < least:
+        raise ValueError(
+            f"max_total_tokens: got {pool_tokens}, expected at least {least}, a page and two blocks of {block_size}; "
+            "use --max-total-tokens or --mem-fraction-static"
+        )

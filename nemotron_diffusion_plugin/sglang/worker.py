@@ -19,6 +19,7 @@ from nemotron_diffusion_plugin.serving.request_table import SELF_SPECULATION, Bl
 from nemotron_diffusion_plugin.sglang import admission, counters
 from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
+from nemotron_diffusion_plugin.sglang.defaults import refuse_small_pool
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.prefill import Prefill
@@ -72,6 +73,8 @@ class BlockWorker(BaseSpecWorker):
     def init_attention_backends(self) -> None:
         """The target's backend serves both views; the pools exist now, so the request table can be sized."""
         config = self.model_runner.model_config
+        pool_tokens = self.model_runner.max_total_num_tokens
+        refuse_small_pool(pool_tokens, self.settings.block_size, self.model_runner.page_size)
         slots = self.model_runner.req_to_token_pool.req_to_token.shape[0]
         self.requests = Requests(
             self.settings, slots, config.hf_config.mask_token_id, config.vocab_size, torch.device(self.device)

@@ -51,6 +51,17 @@ def test_server_refuses_to_start(
     assert not [words for words in said if words not in text], server.log_tail(80)
 
 
+def test_a_pool_in_which_nothing_could_decode(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "model", config={"num_hidden_layers": 1})
+    log = tmp_path / "server.log"
+    with (
+        pytest.raises(ServerError, match="stopped"),
+        Server(tmp_path / "model", "--context-length", "256", "--max-total-tokens", "60", log=log),
+    ):
+        pass
+    assert "max_total_tokens: got 60, expected at least 65" in log.read_text()
+
+
 REFUSED: list[tuple[list[str], list[str]]] = [
     (["--decoding-options", "fast"], ["--decoding-options", "'fast'", "JSON object"]),
     (["--decoding-options", "[1]"], ["--decoding-options", "'[1]'", "JSON object"]),

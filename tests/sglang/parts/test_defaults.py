@@ -15,7 +15,7 @@ import sglang.srt.runtime_context as context
 
 from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm, refuse_unsupported
+from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm, refuse_small_pool, refuse_unsupported
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import VARIABLE
 
@@ -166,3 +166,13 @@ def test_set_ups_in_which_drafts_would_be_wrong(name: str, value: object) -> Non
     refuse_unsupported(SimpleNamespace(**good))
     with pytest.raises(ValueError, match=f"^{name}: got {value!r}, expected "):
         refuse_unsupported(SimpleNamespace(**{**good, name: value}))
+
+
+def test_a_pool_holds_a_page_and_two_blocks() -> None:
+    refuse_small_pool(65, 32, 1)
+    refuse_small_pool(96, 32, 32)
+    for tokens, page in ((64, 1), (95, 32), (1, 1)):
+        with pytest.raises(
+            ValueError, match=f"max_total_tokens: got {tokens}, expected at least {64 + page}"
+        ):
+            refuse_small_pool(tokens, 32, page)
