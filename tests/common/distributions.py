@@ -19,7 +19,7 @@ SMALL_BLOCK = {"block_size": NEW_TOKENS}
 """A seed from the prefill and three drafts: every border of acceptance lies within the answer."""
 
 CHOICES = 100
-SMALLEST_CELL = 10
+SMALLEST_CELL = 20
 
 CASES: dict[str, dict[str, Any]] = {
     "temperature 0.7": {"temperature": 0.7},
