@@ -36,8 +36,9 @@ def test_every_option_is_read():
         draft_lora=False,
         commit_rule="fixed",
         tokens_per_step=2,
+        return_counts=True,
     )
-    assert options == DecodingOptions(DecodingMode.DIFFUSION, 0.5, 4, 8, False, CommitRule.FIXED, 2)
+    assert options == DecodingOptions(DecodingMode.DIFFUSION, 0.5, 4, 8, False, CommitRule.FIXED, 2, True)
     assert OPTION_NAMES == (
         "decoding_mode",
         "threshold",
@@ -46,6 +47,7 @@ def test_every_option_is_read():
         "draft_lora",
         "commit_rule",
         "tokens_per_step",
+        "return_counts",
     )
 
 
