@@ -105,9 +105,14 @@ def _synthetic_acceptance(raw: Mapping[str, object], block_size: int) -> float |
     return float(length)
 
 
+def default_auto_blocks(block_size: int) -> tuple[int, ...]:
+    """What auto chooses from where a server is not told: the model's block, its half and its quarter."""
+    return tuple(sorted({max(2, block_size // share) for share in (4, 2, 1)})) if block_size > 1 else ()
+
+
 def _auto_blocks(block_size: int, value: Any) -> tuple[int, ...]:
     if value is None:
-        return tuple(sorted({max(2, block_size // share) for share in (4, 2, 1)})) if block_size > 1 else ()
+        return default_auto_blocks(block_size)
     good = isinstance(value, list | tuple) and 0 < len(value) <= MOST_AUTO_BLOCKS
     if not good or any(type(length) is not int or not 2 <= length <= block_size for length in value):
         raise OptionError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.decoding.auto.choice import Engine
+from nemotron_diffusion_plugin.decoding.auto.policy import BlockPolicy
 from nemotron_diffusion_plugin.serving.auto import AutoBlocks, Drafting, make_policy
 from nemotron_diffusion_plugin.serving.request_table import MODES
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.serving.settings import ServerSettings, default_auto_blocks
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
+from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
 
@@ -22,9 +25,23 @@ class WorkerBlocks(AutoBlocks):
     def __init__(
         self, settings: ServerSettings, hf_config: Any, server_args: Any, forward: BlockForward
     ) -> None:
+        self._settings = settings
         engine = Engine(rows_at_once=forward.max_tokens, ragged=forward.ragged)
         name = device_name(forward.device)
         super().__init__(make_policy(settings, hf_config, name, server_args.tp_size, engine))
+
+    def use_captured(self) -> None:
+        """Choose between what CUDA graphs were captured for: blocks of the model's length for all, or AR for all.
+
+        A server that was given `auto_block_sizes` keeps them; lengths without a graph run without one.
+        """
+        block = self._settings.block_size
+        if self._settings.auto_blocks != default_auto_blocks(block):
+            return
+        self.policy = BlockPolicy(self.policy.costs, (block,), replace(self.policy.engine, uniform=True))
+        logger.info(
+            "Nemotron-Labs-Diffusion: auto chooses blocks of %d or AR, as captured in CUDA graphs", block
+        )
 
     def choose_for(self, step: DecodeStep, requests: Requests, most: np.ndarray) -> list[int]:
         """Set the length of the next block of each request in auto; `most`, host `[R]`, is the longest of each row.

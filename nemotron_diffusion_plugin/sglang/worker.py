@@ -99,7 +99,9 @@ class BlockWorker(BaseSpecWorker):
         return str(names.pop())
 
     def init_cuda_graphs(self) -> None:
-        """Graphs of the draft forward are captured beside the target's (`graphs.py`)."""
+        """Graphs of the draft forward were captured beside the target's (`graphs.py`)."""
+        if getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None:
+            self.auto.use_captured()
 
     @property
     def draft_worker(self) -> None:

@@ -39,10 +39,13 @@ class Engine:
     Attributes:
         rows_at_once: the most rows of one forward; more take several. None for no limit.
         ragged: whether one forward takes requests of unequal rows; otherwise there is one for each length.
+        uniform: whether only forwards whose requests all have the same rows are fast, as those captured in CUDA graphs:
+            then all requests draft, with one length, or none does.
     """
 
     rows_at_once: int | None = None
     ragged: bool = True
+    uniform: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def evaluate(load: Load, costs: ForwardCosts, places: np.ndarray, common: int) -
 def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> Choice:
     """Return the choice with the most expected tokens per millisecond.
 
-    One length for the batch; requests for which it does not pay decode token by token beside it, and where blocks of
+    One length for the batch. Unless the engine is `uniform`, requests for which it does not pay decode token by token
+    beside it, and where blocks of
     unequal length can share a forward a request drafts fewer tokens when its last ones are not worth their rows. The
     batch stays at the place `current` of `Load.blocks` unless another promises `SWITCH_GAIN` more. AR for all is among
     the candidates, so nothing is chosen that is expected to be slower than AR by more than that.
@@ -108,7 +112,7 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
     best = max(candidates, key=lambda choice: (choice.speed, -choice.common))
     if current is not None and candidates[current].speed * (1.0 + SWITCH_GAIN) >= best.speed:
         best = candidates[current]
-    if best.common and load.engine.ragged:
+    if best.common and load.engine.ragged and not load.engine.uniform:
         trimmed = _trim(load, costs, best)
         if trimmed.speed > best.speed:
             return trimmed
@@ -117,8 +121,8 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
 
 def _best_at(load: Load, costs: ForwardCosts, common: int) -> Choice:
     """The best choice in which every request has the length at `common` or none: the best drafters, and AR."""
-    if common == 0:
-        return evaluate(load, costs, np.zeros(len(load.tokens), dtype=np.int64), common)
+    if common == 0 or load.engine.uniform:
+        return evaluate(load, costs, np.full(len(load.tokens), common, dtype=np.int64), common)
     worth = np.round(load.tokens[:, common] / _STEP)
     order = np.argsort(-worth, kind="stable")
     last_of_equals = np.diff(worth[order], append=-1.0) != 0.0

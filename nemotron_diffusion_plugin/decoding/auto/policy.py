@@ -31,7 +31,8 @@ class BlockPolicy:
 
     A request that is not drafted for shows nothing of what it would accept now. Every step lays aside `PROBE_SHARE` of
     its expected time. Once that pays for it, a cycle of an eighth of such requests (at least 8), those that least is
-    known of, is drafted, provided that it would pay if everything were accepted. So probes cost no more than their
+    known of (all of them where the engine is `uniform`), is drafted, provided that it would pay if everything were
+    accepted. So probes cost no more than their
     share whatever comes of them.
     """
 
@@ -82,8 +83,9 @@ class BlockPolicy:
         if (most.tokens + float(missing.sum())) / most.ms <= choice.speed:
             self._saved_ms = 0.0
             return choice
-        evidence = [candidates[int(row)].estimate.evidence for row in waiting]
-        waiting = waiting[np.argsort(evidence, kind="stable")][: max(_FEW, len(waiting) // _FEW)]
+        if not load.engine.uniform:
+            evidence = [candidates[int(row)].estimate.evidence for row in waiting]
+            waiting = waiting[np.argsort(evidence, kind="stable")][: max(_FEW, len(waiting) // _FEW)]
         probe = _drafted(load, self.costs, choice, waiting, place)
         self._saved_ms += PROBE_SHARE * choice.ms
         if self._saved_ms < probe.ms - choice.ms:

@@ -173,3 +173,22 @@ def test_more_rows_than_fit_take_several_forwards() -> None:
     load = load_of([0.853] * 4, engine=Engine(rows_at_once=40))
     assert evaluate(load, costs, np.full(4, 3), 3).ms == pytest.approx(2 * 4 * 4.0)
     assert common(load, costs) == 8
+
+
+@settings(max_examples=200, deadline=None)
+@given(costs_of, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40), st.sampled_from([None, 0, 3]))
+def test_a_uniform_engine_drafts_for_all_or_for_none(
+    costs: ForwardCosts, rates: list[float], current: int | None
+) -> None:
+    load = load_of(rates, engine=Engine(uniform=True))
+    choice = best_choice(load, costs, current)
+    assert len(set(choice.places.tolist())) == 1
+    alone = evaluate(load, costs, np.zeros(len(rates), dtype=np.int64), 0)
+    assert choice.speed * (1.0 + SWITCH_GAIN) >= alone.speed
+
+
+def test_requests_that_reject_all_draft_beside_others_on_a_uniform_engine() -> None:
+    rates = [0.95, 0.95, 0.0]
+    costs = free_up_to(206)
+    assert set(best_choice(load_of(rates, engine=Engine(uniform=True)), costs).places.tolist()) == {3}
+    assert best_choice(load_of(rates), costs).places.tolist()[2] == 0

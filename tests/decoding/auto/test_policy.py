@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nemotron_diffusion_plugin.decoding.auto.choice import Engine
 from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.decoding.auto.estimate import IDLE_MEMORY
 from nemotron_diffusion_plugin.decoding.auto.policy import PROBE_SHARE, BlockPolicy, Candidate
@@ -139,3 +140,11 @@ def test_the_same_steps_give_the_same_choices() -> None:
         one = policy()
         runs.append(play(one, candidates(one, 5), 100, lambda drafts: drafts * 7 % 5))
     assert runs[0] == runs[1]
+
+
+def test_a_uniform_engine_probes_all_or_none() -> None:
+    one = BlockPolicy(COSTS, (32,), Engine(uniform=True))
+    steps = play(one, candidates(one, 20), 600, lambda drafts: 0)
+    assert all(len(set(step)) == 1 for step in steps)
+    late = [step[0] for step in steps[200:]]
+    assert 0 < sum(length > 1 for length in late) <= len(late) * 1.5 * PROBE_SHARE
