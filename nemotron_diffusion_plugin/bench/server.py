@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 _TAIL_LINES = 30
 _NOISE = re.compile(r"nanobind: | - leaked |\[[^]]*\] Ignore import error|See https://nanobind")
 _PATIENCE = 10.0
+_LAST_MOMENTS = 1.0
+"""Seconds for a server whose connections have just broken to end."""
 
 OnWait = Callable[[float, str], None]
 """Called a few times a second with the seconds waited and the last line of the server's log."""
@@ -81,6 +83,7 @@ class Server:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=_heed_interrupts,
                 )
             self._wait()
         except FileNotFoundError as error:
@@ -109,6 +112,9 @@ class Server:
 
     def lost(self, reason: str) -> BenchError:
         """Return what to raise when a request failed: whether the server still runs, and the end of its log."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_MOMENTS)
         state = "the server is still running" if self.is_running else "the server has ended"
         return BenchError(f"{reason}; {state}, its log is {self.log}", self.log_tail())
 
@@ -144,6 +150,11 @@ class Server:
                 self.on_wait(elapsed, self.log_tail().rstrip().rpartition("\n")[2])
             time.sleep(0.2)
         self.seconds_to_ready = time.monotonic() - start
+
+
+def _heed_interrupts() -> None:
+    """In the new process: SIGINT ends it, also where this one was started in the background and ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class RunningServer:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_nothing_answers():
         RunningServer(f"http://127.0.0.1:{free_port()}").__enter__()
 
 
+def test_a_server_started_in_the_background_ends_at_once(launcher, tmp_path):
+    """A shell starts background jobs with SIGINT ignored, which a server would inherit."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with server(launcher, tmp_path):
+            start = time.monotonic()
+        assert time.monotonic() - start < 8.0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_to_the_command_ends_the_server_and_keeps_the_rest(launcher, tmp_path, name):
     child, output = tmp_path / "child", tmp_path / "out"
@@ -99,7 +111,9 @@ def test_a_signal_to_the_command_ends_the_server_and_keeps_the_rest(launcher, tm
         *("bench", "--launcher", launcher, "--methods", "ar", "--per-category", "100"),
         *("--server-options", f"--child {child} --slow", "--categories", "code", "--output", str(output)),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # As from a terminal, also where the tests run in the background and ignore interrupts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not (output / "bench.json").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
