@@ -115,14 +115,14 @@ def _refuse_unkept_budget(params: Any) -> None:
 def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
     """Raise `OptionError` for a mode that does not exist where another speculative algorithm runs, or none."""
     options = settings.options(own_options(params.custom_params))
+    refuse_counts(
+        options, "this server was started with another speculative algorithm, which this plugin cannot count"
+    )
     if options != settings.defaults and options.decoding_mode is not DecodingMode.AR:
         raise OptionError(
             f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
             "this server was started with another speculative algorithm"
         )
-    refuse_counts(
-        options, "this server was started with another speculative algorithm, which this plugin cannot count"
-    )
 
 
 def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from nemotron_diffusion_plugin.decoding.auto.choice import Engine
 from nemotron_diffusion_plugin.decoding.auto.policy import BlockPolicy
-from nemotron_diffusion_plugin.serving.auto import AutoBlocks, Drafting, make_policy
+from nemotron_diffusion_plugin.serving.auto import AutoBlocks, Drafting, describe, make_policy
 from nemotron_diffusion_plugin.serving.request_table import MODES
 from nemotron_diffusion_plugin.serving.settings import ServerSettings, default_auto_blocks
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
@@ -29,6 +29,7 @@ class WorkerBlocks(AutoBlocks):
         engine = Engine(rows_at_once=forward.max_tokens, ragged=forward.ragged)
         name = device_name(forward.device)
         super().__init__(make_policy(settings, hf_config, name, server_args.tp_size, engine))
+        logger.info("Nemotron-Labs-Diffusion: %s", describe(settings, name))
 
     def use_captured(self) -> None:
         """Choose between what CUDA graphs were captured for: blocks of the model's length for all, or AR for all.

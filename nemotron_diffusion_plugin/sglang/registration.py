@@ -21,6 +21,7 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
+from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY
 from nemotron_diffusion_plugin.sglang import admission, attention_backend, counters, flags
 from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
@@ -44,6 +45,7 @@ def engine_patches() -> list[HookPatch]:
         last_output.patch(_is_diffusion),
         returned_tokens.patch(_take_in),
         response_counts.patch(counters.for_responses),
+        response_counts.patch_meta_info(RESPONSE_KEY),
         cuda_graph_runner.patch(is_ours, _graph_runner),
     ]
 

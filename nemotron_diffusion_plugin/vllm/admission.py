@@ -36,17 +36,12 @@ def validate_request(sampling_params: SamplingParams) -> None:
         return
     options = request_options(_settings, sampling_params)
     refuse_oversized(sampling_params)
+    _refuse_counts_without_a_place(sampling_params, options)
     if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
         raise OptionError(
             f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
             "this server was started with another speculator"
         )
-    if _only_ar:
-        refuse_counts(
-            options, "this server was started with another speculator, which this plugin cannot count"
-        )
-    if sampling_params.n > 1:
-        refuse_counts(options, "vLLM reports on requests for one answer (n = 1) only")
     if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
         refuse_meaningless_in_diffusion(sampling_params, options)
 
@@ -56,8 +51,20 @@ def validate_beam_search(vllm_xargs: Any) -> None:
     if _settings is None:
         return
     options = _settings.options(vllm_xargs or {})
+    refuse_counts(options, "beam search asks for one token at a time")
     if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
         refuse_in_diffusion({"use_beam_search": (True, False)}, options)
+
+
+def _refuse_counts_without_a_place(params: Any, options: DecodingOptions) -> None:
+    if _only_ar:
+        refuse_counts(
+            options, "this server was started with another speculator, which this plugin cannot count"
+        )
+    if params.n > 1:
+        refuse_counts(options, "vLLM reports on requests for one answer (n = 1) only")
+    if params.stop:
+        refuse_counts(options, "vLLM finds stop strings outside its engine, which reports nothing then")
 
 
 class Admission(LogitsProcessor):

@@ -11,6 +11,7 @@ from nemotron_diffusion_plugin.serving.request_table import drafted_block
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 
 _LENGTH = "_nemotron_diffusion_block_length"
+_PROPOSED = "_nemotron_diffusion_proposed_drafts"
 
 
 class SchedulerBlocks(AutoBlocks):
@@ -53,6 +54,16 @@ def chosen_block(request: Any) -> int:
 
 def _samples_with_a_seed(params: Any) -> bool:
     return params.seed is not None and params.temperature > 0
+
+
+def note_proposed(request: Any, drafts: int) -> None:
+    """Remember how many drafts a request with a grammar was given, before vLLM cuts off what the grammar refuses."""
+    setattr(request, _PROPOSED, drafts)
+
+
+def proposed_drafts(request: Any) -> int:
+    """The number last noted; 0 without a grammar, and under asynchronous scheduling, which cuts nothing off."""
+    return int(getattr(request, _PROPOSED, 0))
 
 
 def device_name() -> str:

@@ -105,12 +105,17 @@ class BoardReader:
         self._counts: dict[Path, np.ndarray] = {}
         weakref.finalize(self, _remove_boards, vllm_config)
 
-    def value(self, name: str, mode: DecodingMode | None = None) -> int:
-        """The present value of a counter."""
+    def refresh(self) -> None:
+        """Look for the boards of engines that have started since."""
         for path in _boards(self._vllm_config):
             if path not in self._counts:
                 with contextlib.suppress(OSError, ValueError):
                     self._counts[path] = np.memmap(path, dtype=np.int64, mode="r", shape=(_SIZE,))
+
+    def value(self, name: str, mode: DecodingMode | None = None) -> int:
+        """The present value of a counter, over the boards that are known."""
+        if not self._counts:
+            self.refresh()
         return sum(int(counts[_index(name, mode)]) for counts in self._counts.values())
 
 

@@ -33,6 +33,7 @@ class ModeCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the counters; `forwards` counts, for each request, the forwards it took part in."""
+        self._reader.refresh()
         forwards = _family(counters.FORWARDS, counters.FORWARDS_HELP, counters.FORWARDS_LABELS)
         for mode in DecodingMode:
             for kind in counters.KINDS:

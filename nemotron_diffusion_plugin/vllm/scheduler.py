@@ -14,7 +14,12 @@ from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.counters import ACCEPTED_IN_CYCLE, STEPS_OF_BLOCK
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, counts_of, start_counting
 from nemotron_diffusion_plugin.serving.request_table import drafted_block
-from nemotron_diffusion_plugin.vllm.auto import SchedulerBlocks, chosen_block
+from nemotron_diffusion_plugin.vllm.auto import (
+    SchedulerBlocks,
+    chosen_block,
+    note_proposed,
+    proposed_drafts,
+)
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
@@ -89,8 +94,8 @@ class BlockScheduling(Scheduler):
         if counts := counts_of(request):
             counts.accepted_drafts.append(num_accepted_tokens)
         if mode is DecodingMode.AUTO:
-            invalid = (num_invalid_spec_tokens or {}).get(request_id, 0)
-            self.auto.observe(request, num_draft_tokens - invalid, num_accepted_tokens)
+            # What a grammar refuses is rejected too, also where vLLM cuts it off before the verify forward.
+            self.auto.observe(request, max(num_draft_tokens, proposed_drafts(request)), num_accepted_tokens)
         return super().make_spec_decoding_stats(
             spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
         )
@@ -191,11 +196,26 @@ class SyncBlockScheduler(BlockScheduling):
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Cut each request's drafts to the number its mode and its place in the block call for."""
+        constrained = []
         for request_id, tokens in zip(draft_token_ids.req_ids, draft_token_ids.draft_token_ids, strict=True):
             request = self.requests.get(request_id)
-            if request is not None:
-                del tokens[self._num_drafts(request, request.num_tokens - 1) :]
+            if request is None:
+                continue
+            del tokens[self._num_drafts(request, request.num_tokens - 1) :]
+            if tokens and request.use_structured_output and not request.is_prefill_chunk:
+                note_proposed(request, len(tokens))
+                constrained.append(request)
         super().update_draft_token_ids(draft_token_ids)
+        for request in constrained:
+            if not request.spec_token_ids and not request.is_finished():
+                self._count_refused(request)
+
+    def _count_refused(self, request: Request) -> None:
+        """Count a draft of which the grammar left nothing, so that no verify forward will tell of it."""
+        self._count_forward(request, "draft")
+        if self._options(request).decoding_mode is DecodingMode.AUTO:
+            self.auto.observe(request, proposed_drafts(request), 0)
+        note_proposed(request, 0)
 
 
 class AsyncBlockScheduler(BlockScheduling, AsyncScheduler):

@@ -105,6 +105,13 @@ def test_requests_at_once_are_counted_apart(running: Running) -> None:
     assert said == [[counted.wanted(running.reference, case)] for case in some]
 
 
+def test_only_who_asks_gets_counts(running: Running) -> None:
+    some = cases(running, decoding_mode="self_speculation")[:4]
+    asking = [counted.asking(case) if place % 2 else case for place, case in enumerate(some)]
+    answers = running.client.complete_all(asking)
+    assert ["nemotron_diffusion" in answer.meta for answer in answers] == [False, True, False, True]
+
+
 def test_a_chat_completion_has_the_counts_in_its_meta_info(running: Running) -> None:
     body = {
         "model": running.client.model,

@@ -131,8 +131,18 @@ def test_requests_at_once_are_counted_apart(running: Running) -> None:
     assert said == [counted.wanted(running.reference, case) for case in some]
 
 
-def test_counts_of_several_answers_are_a_400(running: Running) -> None:
-    body = running.client.body(counted.asking(counted.CASES[0]), n=2, temperature=1.0)
-    reply = running.client.post(body)
+@pytest.mark.parametrize(
+    "more", [{"n": 2, "temperature": 1.0}, {"stop": ["x"]}, {"use_beam_search": True, "n": 2}]
+)
+def test_counts_that_nobody_could_report_are_a_400(running: Running, more: dict) -> None:
+    reply = running.client.post(running.client.body(counted.asking(counted.CASES[0]), **more))
     assert reply.status_code == 400
     assert "field 'return_counts': got true, expected false" in reply.text
+
+
+def test_counts_do_not_appear_elsewhere(running: Running) -> None:
+    """vLLM reports nothing on requests with several prompts; how counts reach the API server stays inside."""
+    case = counted.asking(counted.CASES[2])
+    reply = running.client.post(running.client.body(case, prompt=[case.prompt, case.prompt])).json()
+    assert len(reply["choices"]) == 2
+    assert (reply.get("metrics"), reply.get("kv_transfer_params")) == (None, None)

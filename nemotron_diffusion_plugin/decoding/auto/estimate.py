@@ -10,6 +10,9 @@ MEMORY = 0.9
 IDLE_MEMORY = 0.99
 """What it is worth after a step in which nothing was drafted."""
 
+_RESTS_AT_ONCE = 8
+"""Steps without a draft that are taken in together: they change little, and all of a curve must be computed anew."""
+
 _OWN_WEIGHT = 30.0
 _POSITION_WEIGHT = 3.0
 _POOL_MEMORY = 0.999
@@ -47,12 +50,13 @@ class AcceptanceEstimate:
         self._tried = np.zeros(most_drafts)
         self._passed = np.zeros(most_drafts)
         self._tokens: np.ndarray | None = None
+        self._rests = 0
         self.probing = False
 
     @property
     def evidence(self) -> float:
         """How many drafts the estimate rests on, faded ones in part."""
-        return float(self._tried.sum())
+        return float(self._tried.sum()) * IDLE_MEMORY**self._rests
 
     def observe(self, drafts: int, accepted: int) -> None:
         """Take in a cycle that verified `drafts` drafts and accepted the first `accepted` of them.
@@ -60,7 +64,8 @@ class AcceptanceEstimate:
         A probe that went well (half of its drafts) outweighs the history that made it necessary.
         """
         self._pool.observe(drafts, accepted)
-        kept = 0.0 if self.probing and 2 * accepted >= drafts else MEMORY
+        kept = 0.0 if self.probing and 2 * accepted >= drafts else MEMORY * IDLE_MEMORY**self._rests
+        self._rests = 0
         self._tried *= kept
         self._passed *= kept
         self._tried[: min(accepted + 1, drafts)] += 1.0
@@ -70,9 +75,12 @@ class AcceptanceEstimate:
 
     def rest(self) -> None:
         """Take in a step without a draft: what was seen before it counts less, as the text has moved on."""
-        self._tried *= IDLE_MEMORY
-        self._passed *= IDLE_MEMORY
-        self._tokens = None
+        self._rests += 1
+        if self._rests >= _RESTS_AT_ONCE:
+            self._tried *= IDLE_MEMORY**self._rests
+            self._passed *= IDLE_MEMORY**self._rests
+            self._rests = 0
+            self._tokens = None
 
     def tokens(self, blocks: np.ndarray) -> np.ndarray:
         """Return the expected tokens of a cycle for each block length of int `blocks`, 1.0 for a block of 1."""

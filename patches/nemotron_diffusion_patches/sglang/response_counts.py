@@ -30,6 +30,32 @@ def patch(build: Build) -> HookPatch:
     )
 
 
+def patch_meta_info(key: str) -> HookPatch:
+    """Requests that did not ask get no empty list under `key`, though one did whose output came along."""
+
+    def update_request_meta_info(
+        original: Callable[..., None],
+        self: Any,
+        meta_info: dict[str, Any],
+        state: Any,
+        customized_info: dict[str, list[Any]],
+        index: int,
+        finish_reason: Any,
+    ) -> None:
+        if key in customized_info and not customized_info[key][index]:
+            customized_info = {name: values for name, values in customized_info.items() if name != key}
+        original(self, meta_info, state, customized_info, index, finish_reason)
+
+    return around(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
+        update_request_meta_info,
+        name="meta-info",
+        reason="what one request of a batch adds to its meta_info is added to all of them, empty",
+        upstream="additions to meta_info are columns over the requests of a batch",
+        remove_when="an addition can be left out for a request",
+    )
+
+
 def enable() -> None:
     """Make SGLang ask in this process; called in the scheduler's, once the worker is ours."""
     from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer

@@ -1,4 +1,4 @@
-"""`build_spec_decoding_metrics`: put the counts of a request that asked for them into its response."""
+"""`RequestOutput`, `build_spec_decoding_metrics`: counts of a request that asked for them go into its response."""
 
 from __future__ import annotations
 
@@ -11,28 +11,41 @@ from nemotron_diffusion_patches.vllm import SUPPORTED
 
 _NAME = "build_spec_decoding_metrics"
 _MARK = "_nemotron_diffusion_response_counts"
+_COUNTS = "_nemotron_diffusion_counts"
 _ENDPOINTS = (
     "vllm.entrypoints.openai.chat_completion.serving",
     "vllm.entrypoints.openai.completion.serving",
+    "vllm.entrypoints.scale_out.token_in_token_out.serving",
 )
 
 
 def patch(key: str) -> Patch:
-    """The scheduler puts the counts into `kv_transfer_params[key]`; the response gets them in its `metrics`."""
+    """The scheduler puts the counts into `kv_transfer_params[key]`.
+
+    They are taken out of there, whatever the endpoint, and appear under `key` in the response's
+    `metrics.speculative_decoding`.
+    """
 
     def install() -> None:
+        from vllm.outputs import RequestOutput
+
+        if not getattr(RequestOutput, _MARK, False):
+            _take_out(RequestOutput, key)
         for name in _ENDPOINTS:
             module = importlib.import_module(name)
             if not getattr(getattr(module, _NAME), _MARK, False):
                 setattr(module, _NAME, _with_counts(getattr(module, _NAME), key))
 
     def is_applied() -> bool:
+        from vllm.outputs import RequestOutput
+
         modules = [importlib.import_module(name) for name in _ENDPOINTS]
-        return all(getattr(getattr(module, _NAME), _MARK, False) for module in modules)
+        wrapped = [RequestOutput, *(getattr(module, _NAME) for module in modules)]
+        return all(getattr(one, _MARK, False) for one in wrapped)
 
     return Patch(
         name="response-counts",
-        target=f"{_NAME} of {' and '.join(_ENDPOINTS)}",
+        target=f"vllm.outputs.RequestOutput.__init__ and {_NAME} of {', '.join(_ENDPOINTS)}",
         reason="an engine's output has no field for a plugin's own numbers; they travel in kv_transfer_params, the one "
         "dictionary that reaches the API server, and belong into the response's metrics",
         upstream="RequestSpecDecodeMetrics is a closed list of fields",
@@ -43,19 +56,30 @@ def patch(key: str) -> Patch:
     )
 
 
+def _take_out(output_class: Any, key: str) -> None:
+    original = output_class.__init__
+
+    def __init__(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        carried = self.kv_transfer_params
+        if carried and key in carried:
+            setattr(self, _COUNTS, carried[key])
+            self.kv_transfer_params = {name: carried[name] for name in carried if name != key} or None
+
+    output_class.__init__ = __init__
+    setattr(output_class, _MARK, True)
+
+
 def _with_counts(original: Callable[[Any], Any], key: str) -> Callable[[Any], Any]:
     from vllm.entrypoints.generate.base.protocol import SpeculativeDecodingMetrics
 
     def build(final_output: Any) -> Any:
         metrics = original(final_output)
-        carried = getattr(final_output, "kv_transfer_params", None)
-        if not carried or key not in carried:
+        counts = getattr(final_output, _COUNTS, None)
+        if counts is None:
             return metrics
-        counts = {key: carried.pop(key)}
-        if not carried:
-            final_output.kv_transfer_params = None
         engine = {} if metrics is None else metrics.model_dump(exclude_none=True)
-        return SpeculativeDecodingMetrics.model_construct(**engine, **counts)
+        return SpeculativeDecodingMetrics.model_construct(**engine, **{key: counts})
 
     setattr(build, _MARK, True)
     return build

@@ -47,6 +47,7 @@ PARAMETERS = {
     "last-output": ["self"],
     "returned-tokens": ["self", "reqs", "return_logprob", "skip_req"],
     "response-counts": ["self", "reqs"],
+    "meta-info": ["self", "meta_info", "state", "customized_info", "index", "finish_reason"],
     "cuda-graph-runner": ["self"],
 }
 PATCHES = engine_patches()
