@@ -96,3 +96,16 @@ def test_a_request_whose_drafts_are_rejected_falls_back_to_ar(running: Running) 
     assert answer.token_ids == speculative.token_ids
     assert forwards_since(before, after)["draft"] < 30
     assert decisions_since(before, after)[1] > 150
+
+
+@trained
+def test_what_a_grammar_refuses_is_heard(running: Running) -> None:
+    """No draft fits the expression, so that drafting soon stops; vLLM cuts such drafts off before they are verified."""
+    case = Case([300, 400, 500], 60, {"decoding_mode": "auto"}, ignore_eos=True)
+    before = running.client.settled()
+    running.client.complete(case, structured_outputs={"regex": "(xq ){40}"})
+    after = running.client.settled()
+    chosen = decisions_since(before, after)
+    assert chosen[1] > chosen[32]
+    forwards = forwards_since(before, after)
+    assert 0 < forwards["draft"] < forwards["verify"] / 2
