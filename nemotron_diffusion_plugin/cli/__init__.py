@@ -16,7 +16,7 @@ from .watch import watch
 
 app = typer.Typer(
     name="nemotron-diffusion",
-    help="Try, build, train and check Nemotron-Labs-Diffusion checkpoints without an inference engine.",
+    help="Try, build, train and check Nemotron-Labs-Diffusion checkpoints, and watch and measure their servers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,

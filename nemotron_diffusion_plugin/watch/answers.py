@@ -28,12 +28,13 @@ def ask(served: ServedModel, mode: DecodingMode, question: str, max_tokens: int)
     The counts of the last event are exact while nobody else asks in the same mode. Errors of the server become an
     event too, because the answer has begun by then.
     """
+    from httpx import HTTPError  # a dependency of the OpenAI client, which lets some of its errors through
     from openai import OpenAIError
 
     try:
         yield from _answer(served, mode, question, max_tokens)
-    except (OpenAIError, OSError) as error:
-        yield {"kind": "error", "message": str(error)}
+    except (OpenAIError, HTTPError, OSError) as error:
+        yield {"kind": "error", "message": str(error) or type(error).__name__}
 
 
 def _answer(served: ServedModel, mode: DecodingMode, question: str, max_tokens: int) -> Iterator[Event]:
@@ -60,6 +61,8 @@ def _answer(served: ServedModel, mode: DecodingMode, question: str, max_tokens: 
                 count += len(tokens)
                 yield {"kind": "tokens", "tokens": tokens, "seconds": time.perf_counter() - start}
     seconds = time.perf_counter() - start
+    if reason is None:
+        raise ConnectionError("the server closed the stream before the answer ended")
     end: Event = {"kind": "end", "tokens": count, "finish_reason": reason, "seconds": seconds}
     if before is not None:
         counted = read_settled_counters(served.url, mode.value).since(before)

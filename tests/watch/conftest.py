@@ -62,6 +62,10 @@ class _Handler(BaseHTTPRequestHandler):
         if body["messages"][0]["content"] == "forever":
             self._stream_forever()
             return
+        if body["messages"][0]["content"] == "die":
+            self._chunk(["The"], None)
+            self.wfile.write(b"data: {")
+            return
         for tokens in STEPS[body["vllm_xargs"]["decoding_mode"]]:
             self._chunk(tokens, None)
         self._chunk([], "stop")

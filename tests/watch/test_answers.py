@@ -41,3 +41,9 @@ def test_a_refusal_is_an_event(model_server: StandIn) -> None:
     (event,) = ask(find_model(model_server.url), MODES[0], "Who?", 7)
     assert event["kind"] == "error"
     assert "400" in event["message"]
+
+
+def test_a_server_that_dies_in_the_middle_is_an_event(model_server: StandIn) -> None:
+    first, last = ask(find_model(model_server.url), MODES[0], "die", 7)
+    assert (first["kind"], last["kind"]) == ("tokens", "error")
+    assert last["message"]
