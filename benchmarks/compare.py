@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from nemotron_diffusion_plugin.bench.result import read
 from nemotron_diffusion_plugin.cli import app
+from nemotron_diffusion_plugin.training.tasks import CATEGORIES
 from tests.engines.recipe import ENGINES
 from tests.engines.server import CHECKOUT, has_gpu
 
@@ -30,20 +30,26 @@ METHODS = (
     *(f"diffusion@{threshold}" for threshold in (0.95, 0.9, 0.7, 0.5)),
 )
 SERVER_OPTIONS = {
-    "vllm": "--max-model-len 512 --kv-cache-memory-bytes 128M",
-    "sglang": "--context-length 512",
+    "vllm": "--dtype float32 --max-model-len 512 --kv-cache-memory-bytes 128M",
+    "sglang": "--dtype float32 --context-length 512",
 }
+"""In float32, which the comparison with the reference decoder needs."""
+ON_A_GPU = {"vllm": "", "sglang": " --attention-backend triton"}
+"""fa3 and fa4, which SGLang may choose on a GPU, take no float32."""
+EACH = len(CATEGORIES)
+"""Requests of a timed run and prompts of a comparison: one of each category."""
 
 
-def options(engine: str, output: Path, methods: Sequence[str]) -> list[str]:
+def options(engine: str, output: Path, methods: Sequence[str], gpu: bool) -> list[str]:
     """Return the arguments of `nemotron-diffusion bench`."""
+    more = SERVER_OPTIONS[engine] + (ON_A_GPU[engine] if gpu else "")
     head = ["--eagle3", EAGLE3] if "eagle3" in methods else []
     return [
         *("bench", "--engine", engine, "--model", MODEL, "--methods", ",".join(methods), *head),
         *("--launcher", f"python -m tests.engines.{engine}.launch serve"),
-        f"--server-options={SERVER_OPTIONS[engine]}",
-        *("--per-category", "8", "--concurrency", "1,8", "--requests", "8", "--repeats", "5"),
-        *("--check", "5", "--together", "--output", str(output)),
+        f"--server-options={more}",
+        *("--per-category", "8", "--concurrency", "1,8", "--requests", str(EACH), "--repeats", "5"),
+        *("--check", str(EACH), "--together", "--output", str(output)),
     ]
 
 
@@ -52,20 +58,25 @@ def available(methods: Sequence[str]) -> list[str]:
     return [method for method in methods if method != "eagle3" or (CHECKOUT / EAGLE3).is_dir()]
 
 
+def begin_anew(path: Path) -> None:
+    """Remove the result of a finished run, and nothing beside it; tables, plots and logs are written over."""
+    if path.exists() and read(path)["finished"]:
+        path.unlink()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--output", type=Path, help="default: docs/benchmarks/ENGINE-DEVICE")
     arguments = parser.parse_args()
     os.chdir(CHECKOUT)
-    device = "gpu" if has_gpu() else "cpu"
-    output = arguments.output or Path("docs") / "benchmarks" / f"{arguments.engine}-{device}"
-    if (output / "bench.json").exists() and read(output / "bench.json")["finished"]:
-        shutil.rmtree(output)
+    gpu = has_gpu()
+    output = arguments.output or Path("docs") / "benchmarks" / f"{arguments.engine}-{'gpu' if gpu else 'cpu'}"
+    begin_anew(output / "bench.json")
     # The servers' command names no path of this machine: `python` is the one of this environment.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     start = time.monotonic()
-    status = app(options(arguments.engine, output, available(METHODS)), standalone_mode=False)
+    status = app(options(arguments.engine, output, available(METHODS), gpu), standalone_mode=False)
     print(f"{arguments.engine}: {(time.monotonic() - start) / 60:.1f} minutes, {output / 'report.md'}")
     return int(status or 0)
 

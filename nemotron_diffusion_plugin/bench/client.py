@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +119,7 @@ async def _streamed(client: httpx.AsyncClient, body: dict[str, Any]) -> Reply:
         if answer.status_code != 200:
             await answer.aread()
             raise RequestError(_refusal(answer.status_code, answer.text))
-        async for line in answer.aiter_lines():
+        async for line in _lines(answer):
             if not line.startswith("data:") or line.endswith("[DONE]"):
                 continue
             event = _parsed(line.removeprefix("data:"))
@@ -142,6 +142,20 @@ async def _streamed(client: httpx.AsyncClient, body: dict[str, Any]) -> Reply:
         raise RequestError("a stream ended without the usage that was asked for")
     tokens = int(usage["completion_tokens"])
     return Reply("".join(texts), int(usage["prompt_tokens"]), tokens, [], latency, first, gaps)
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """Yield the lines of an answer.
+
+    Only a newline ends one: `aiter_lines` also splits at U+0085, U+2028 and others, which JSON texts hold unescaped.
+    """
+    rest = b""
+    async for part in answer.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..cli.server_counters import ModeCounters
 from .client import Reply
 from .data import Prompt
+from .engines import VLLM_REPORTS_ACCEPTANCE
 from .methods import Method, ServerKind
 
 
@@ -41,7 +42,10 @@ class Counts:
 
     @property
     def tokens_per_decode_forward(self) -> float:
-        """Tokens per forward with the prefill not counted, as the model's papers count (TPF); 0 without forwards."""
+        """Tokens per forward with the prefill not counted, as the model's papers count (TPF); 0 without forwards.
+
+        The first token is counted though it comes with the prefill, so AR is a little above 1.
+        """
         return self.tokens / self.decode_forwards if self.decode_forwards else 0.0
 
     @property
@@ -52,7 +56,7 @@ class Counts:
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens of a draft and verify cycle, the bonus included (AL); 0 without cycles."""
+        """Tokens of a draft and verify cycle, bonus and those past an answer's end included (AL); 0 without cycles."""
         return 1 + self.accepted / self.cycles if self.cycles else 0.0
 
     @property
@@ -92,6 +96,9 @@ def count(
 
     `counters` are what the server counted meanwhile for the method's mode; without them (another speculator) every
     verify forward is a cycle, as both engines verify drafts in each of their steps.
+
+    Raises:
+        ValueError: answers of another speculator do not say what it accepted.
     """
     result = Counts(
         requests=len(replies),
@@ -117,6 +124,11 @@ def count(
         }
         result.cycles, result.accepted = counters.cycles, counters.accepted_drafts
     else:
+        if not histogram and any(reply.tokens > 1 for reply in replies):
+            raise ValueError(
+                f"{method.title}: no answer says how many drafts were accepted; expected a server that speculates so, "
+                f"on vLLM with {' '.join(VLLM_REPORTS_ACCEPTANCE)}; --per-category 0 leaves the counts out"
+            )
         result.cycles = sum(histogram)
         result.accepted = sum(drafts * times for drafts, times in enumerate(histogram))
         result.forwards = {"prefill": len(replies), "verify": result.cycles}

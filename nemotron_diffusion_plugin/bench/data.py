@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SPEED_BENCH_HELP = (
 )
 _NO_CATEGORY = "all"
 _MOST_DRAWS = 100
-_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+_ASKING = {"human": "user", "user": "user", "system": "system"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Source(ABC):
         seen = self._seen[category]
         seen.extend(itertools.islice(self._streams[category], max(0, start + count - len(seen))))
         return seen[start : start + count]
+
+    def different(self, category: str, most: int) -> list[Prompt]:
+        """Return the first prompts of a category's order, fewer than `most` where it has fewer; they differ."""
+        return _different(self.take(category, 0, most))
 
     def mixed(self, start: int, count: int) -> list[Prompt]:
         """Return `count` prompts, one of each category in turn, from place `start` of their orders."""
@@ -83,13 +87,18 @@ class Fixed(Source):
     """A finite set of prompts: shuffled, and from the start again when it is used up."""
 
     def __init__(self, prompts: Sequence[Prompt], categories: Sequence[str], seed: int) -> None:
-        self.prompts = prompts
+        self.prompts = _different(prompts)
         super().__init__(categories, seed)
 
     def _stream(self, category: str) -> Iterator[Prompt]:
         prompts = [prompt for prompt in self.prompts if prompt.category == category]
         random.Random(f"{self.seed} {category}").shuffle(prompts)
         return itertools.cycle(prompts)
+
+
+def _different(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Return the prompts without those that came before."""
+    return list({json.dumps([p.category, p.messages, p.answer]): p for p in prompts}.values())
 
 
 def open_source(data: str, categories: Sequence[str] | None, seed: int) -> Source:
@@ -132,7 +141,7 @@ def _chosen(wanted: Sequence[str] | None, known: Sequence[str], data: str) -> li
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             where = f"{path}:{number}"
             try:
@@ -175,7 +184,10 @@ def _messages(where: str, messages: object) -> tuple[dict[str, str], ...]:
 
 
 def _share_gpt(path: Path) -> list[Prompt]:
-    """`[{"conversations": [{"from": "human", "value": …}, …]}, …]`: the turns up to the first answer."""
+    """`[{"conversations": [{"from": "human", "value": …}, …]}, …]`: the turns up to the first answer.
+
+    Every speaker but "human", "user" and "system" answers: "gpt", but also "chatgpt", "bing", "bard" and others.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -188,10 +200,8 @@ def _share_gpt(path: Path) -> list[Prompt]:
         turns = row.get("conversations") if isinstance(row, dict) else None
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise ValueError(f"{where}: expected an object with 'conversations'")
-        asked = itertools.takewhile(lambda turn: turn.get("from") not in ("gpt", "assistant"), turns)
-        messages = [
-            {"role": _ROLES.get(turn.get("from"), ""), "content": turn.get("value")} for turn in asked
-        ]
+        asked = itertools.takewhile(lambda turn: str(turn.get("from")) in _ASKING, turns)
+        messages = [{"role": _ASKING[turn["from"]], "content": turn.get("value")} for turn in asked]
         if any(message["role"] == "user" for message in messages):
             prompts.append(Prompt(_NO_CATEGORY, _messages(where, messages)))
     return prompts

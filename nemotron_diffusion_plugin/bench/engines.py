@@ -13,6 +13,8 @@ from .methods import Method, ServerKind
 from .setup import Setup
 
 ENGINES = ("vllm", "sglang")
+VLLM_REPORTS_ACCEPTANCE = ("--per-request-spec-decode-metrics", "summary")
+"""vLLM's option without which its answers do not say how many drafts were accepted."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ _ENGINES = {
         "vllm",
         ("vllm", "serve"),
         "vllm_xargs",
-        ("--no-enable-prefix-caching", "--per-request-spec-decode-metrics", "summary"),
+        ("--no-enable-prefix-caching", *VLLM_REPORTS_ACCEPTANCE),
     ),
     "sglang": Engine(
         "sglang",

@@ -22,7 +22,7 @@ def draw_all(result: Result, folder: Path) -> list[str]:
         ValueError: matplotlib is missing.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
+    require_matplotlib("plots")
     drawn = []
     for name, draw in _PLOTS.items():
         figure = _figure()

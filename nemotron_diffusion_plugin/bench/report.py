@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from .methods import Method, find_method
-from .result import Result
+from .result import Load, Result
 from .statistics import PERCENTILES, Spread, percentile
 
 _NONE = "–"
@@ -65,9 +66,11 @@ def _counts(result: Result) -> list[str]:
         return []
     return [
         "## Counts",
-        f"{result.setup.per_category} prompts of each category. Forwards of the served model by one request; those of "
-        "an Eagle3 head are not counted. *Decode* leaves the prompt's prefill out, *total* counts it as one forward. "
-        "Acceptance length: tokens of a cycle of draft and verify forward, the bonus included.",
+        f"{_asked(result)} Forwards of the served model by one request; those of an Eagle3 head, a smaller network, "
+        "are not counted. *Total* counts the prompt's prefill as one forward. *Decode* leaves that forward out but "
+        "keeps its token: the first token comes with the prefill, so AR shows a little more than 1. Acceptance length: "
+        "tokens of a cycle of draft and verify forward, the bonus included, so 1 + accepted drafts / cycles; drafts "
+        "accepted past an answer's end count.",
         table(
             ["method", "answers right", "tokens", "decode TPF", "total TPF", "acceptance length"],
             [_count_row(result, method) for method in methods],
@@ -89,6 +92,18 @@ def _counts(result: Result) -> list[str]:
         ),
         *_by_position(result, methods),
     ]
+
+
+def _asked(result: Result) -> str:
+    most = result.setup.per_category
+    fewest = {
+        category: min(cells[category].requests for cells in result.counts.values() if category in cells)
+        for category in result.setup.categories
+        if any(category in cells for cells in result.counts.values())
+    }
+    fewer = [f"{category} {count}" for category, count in fewest.items() if count < most]
+    but = f", but of {', '.join(fewer)}: the data has no more" if fewer else ""
+    return f"{most} prompts of each category{but}."
 
 
 def _count_row(result: Result, method: Method) -> list[str]:
@@ -178,8 +193,8 @@ def _loads(result: Result) -> list[str]:
                     [
                         method.title,
                         str(concurrency),
-                        " / ".join(f"{percentile(first, share):.0f}" for share in PERCENTILES),
-                        " / ".join(f"{percentile(each, share):.1f}" for share in PERCENTILES),
+                        _percentiles(first, 0),
+                        _percentiles(each, 1),
                         " / ".join(f"{gaps[f'p{share}']:.1f}" for share in PERCENTILES),
                     ]
                 )
@@ -192,7 +207,7 @@ def _loads(result: Result) -> list[str]:
     names = " / ".join(f"p{share}" for share in PERCENTILES)
     return [
         "## Times",
-        f"Tokens per second of all requests: median of {setup.repeats} repeats (least–most). {setup.requests} requests "
+        f"Tokens per second of all requests: median of {_repeats(loads)} (least–most). {setup.requests} requests "
         f"each, or as many as the concurrency; every repeat goes through all methods, {order}, with other prompts.",
         table(["method", *(f"concurrency {c}" for c in setup.concurrency)], speed),
         f"### Latency in milliseconds, {names}",
@@ -200,3 +215,16 @@ def _loads(result: Result) -> list[str]:
         "which may carry several tokens (median over the repeats of each percentile).",
         table(["method", "concurrency", "TTFT", "TPOT", "ITL"], latency),
     ]
+
+
+def _percentiles(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return _NONE
+    return " / ".join(f"{percentile(values, share):.{digits}f}" for share in PERCENTILES)
+
+
+def _repeats(loads: Sequence[Load]) -> str:
+    """Say how many repeats the timed cells have, which differ in a run that is not finished."""
+    cells = Counter((load.method, load.concurrency) for load in loads)
+    least, most = min(cells.values()), max(cells.values())
+    return f"{most} repeat{'s' * (most > 1)}" if least == most else f"{least} to {most} repeats"

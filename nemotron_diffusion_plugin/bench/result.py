@@ -16,12 +16,16 @@ from .counts import Counts, total
 from .setup import Setup
 
 SCHEMA = "nemotron-diffusion/bench/1"
+_OTHER = {"setup": "another setup", "versions": "other versions", "hardware": "other hardware"}
 _PACKAGES = ("nemotron-diffusion-plugin", "vllm", "sglang", "torch", "transformers", "triton", "httpx")
 
 
 @dataclass
 class Load:
-    """One timed run of a method at a concurrency: times in seconds, per request where they are lists."""
+    """One timed run of a method at a concurrency: times in seconds, per request where they are lists.
+
+    ``first`` has the requests whose answer had text, ``per_token`` those with more than one token.
+    """
 
     method: str
     concurrency: int
@@ -64,12 +68,14 @@ class Result:
         """Return the file's content for a run with this setup, or that of a new run.
 
         Raises:
-            ValueError: the file is of a run with another setup, or of something else.
+            ValueError: the file is of a run with another setup, with other versions or on another machine, or of
+                something else.
         """
         result = cls(path, setup)
         if path.exists():
             content = read(path)
-            _compare(path, content["setup"], result.content["setup"])
+            for part in _OTHER:
+                _compare(path, part, content[part], result.content[part])
             result.content = content
         return result
 
@@ -180,11 +186,12 @@ def _gpus() -> list[str]:
     return [line.strip() for line in listing.stdout.splitlines() if line.strip()]
 
 
-def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _compare(path: Path, part: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where a part of a file's content is not that of this run: its cells would not be comparable."""
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             raise ValueError(
-                f"{path} is the result of another setup: '{name}' is {then.get(name)!r} there and {now.get(name)!r} "
+                f"{path} is the result of {_OTHER[part]}: '{name}' is {then.get(name)!r} there and {now.get(name)!r} "
                 "now; choose another --output, or remove it to begin anew"
             )
 

@@ -55,7 +55,7 @@ class Run:
 
         Raises:
             BenchError: a server ended, a request failed, or an answer differs from the reference decoder's.
-            ValueError: a server cannot be started as asked.
+            ValueError: a server cannot be started as asked, is one of the other engine, or reports no acceptance.
         """
         methods = self.setup.chosen()
         for kind in dict.fromkeys(method.kind for method in methods):
@@ -78,7 +78,7 @@ class Run:
             for category in self.setup.categories if self.setup.per_category else ():
                 if not self.result.has_counts(method.name, category):
                     self.on_cell(f"counts: {method.title}, {category}")
-                    prompts = self.source.take(category, 0, self.setup.per_category)
+                    prompts = self.source.different(category, self.setup.per_category)
                     _, counts = self._counted(method, prompts)
                     self.result.add_counts(method.name, category, counts)
 
@@ -135,7 +135,7 @@ class Run:
                 tokens=sum(reply.tokens for reply in replies),
                 seconds=round(seconds, 4),
                 latency=[round(reply.latency, 4) for reply in replies],
-                first=[round(reply.first, 4) for reply in replies],
+                first=[round(reply.first, 4) for reply in replies if reply.text],
                 per_token=[round(t, 5) for reply in replies if (t := reply.time_per_token) is not None],
                 gap_percentiles={name: round(value, 5) for name, value in percentiles(gaps).items()},
             )
@@ -157,9 +157,15 @@ class Run:
 
         if server.url not in self._models:
             try:
-                self._models[server.url] = find_model(server.url).name
+                served = find_model(server.url)
             except OSError as error:
                 raise server.lost(str(error)) from error
+            if served.engine != self.setup.engine:
+                raise ValueError(
+                    f"--engine: got {self.setup.engine}, but the server at {server.url} is {served.engine}, which "
+                    f"reads another field of a request; use --engine {served.engine}"
+                )
+            self._models[server.url] = served.name
         return self._models[server.url]
 
     def _counters(self, server: AnyServer, method: Method) -> ModeCounters | None:

@@ -253,4 +253,4 @@ def _require_client() -> None:
         raise ValueError(f"{error}: pip install 'nemotron-diffusion-plugin[bench]'") from None
     from ..roofline.plot import require_matplotlib
 
-    require_matplotlib()
+    require_matplotlib("bench")

@@ -98,7 +98,7 @@ def roofline(
         )
         report = make_report(setting, read_points(measured) if measured else [])
         if plot is not None:
-            require_matplotlib()
+            require_matplotlib("--plot")
             draw_plot(report, plot)
     if as_json:
         typer.echo(json.dumps(report_json(report), indent=2))

@@ -6,17 +6,17 @@ from pathlib import Path
 from .methods import TITLES
 from .report import Report
 
-INSTALL = "--plot: matplotlib is not installed, pip install 'nemotron-diffusion-plugin[bench]'"
+INSTALL = "matplotlib is not installed, pip install 'nemotron-diffusion-plugin[bench]'"
 
 
-def require_matplotlib() -> None:
-    """Raise `ValueError` with what to install where matplotlib is missing."""
+def require_matplotlib(wanted_by: str) -> None:
+    """Raise `ValueError` with what to install where matplotlib is missing; `wanted_by` is what needs it."""
     try:
         found = importlib.util.find_spec("matplotlib") is not None
     except ValueError:  # in sys.modules without a spec
         found = False
     if not found:
-        raise ValueError(INSTALL)
+        raise ValueError(f"{wanted_by}: {INSTALL}")
 
 
 def plot(report: Report, path: Path) -> None:
@@ -29,7 +29,7 @@ def plot(report: Report, path: Path) -> None:
         ValueError: matplotlib is missing, or does not know the format.
         OSError: the file cannot be written.
     """
-    require_matplotlib()
+    require_matplotlib("a plot")
     from matplotlib.figure import Figure
 
     setting = report.setting

@@ -2,7 +2,9 @@
 
 It answers every chat request with the same text, and counts 4 drafts and 5 verify forwards, 9 tokens, 4 cycles and 6
 accepted drafts for each request of a mode. Options: `--die-at-start`, `--die-after N` requests, `--never-ready`,
-`--refuse` (answers 400), `--slow` (half a second a request), `--child FILE` (starts a process and writes its id there).
+`--refuse` (answers 400), `--slow` (half a second a request), `--child FILE` (starts a process and writes its id there),
+`--text TEXT` (the answer, empty for none), `--no-histogram` (acceptance is not reported). With `together` set to a
+barrier, the first requests wait for each other there.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Fake(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
+        self.together: threading.Barrier | None = None
 
     def page(self) -> str:
         lines = []
@@ -67,11 +70,13 @@ class Handler(BaseHTTPRequestHandler):
             self.server.requests.append(body)
             self.server.busy += 1
             self.server.busiest = max(self.server.busiest, self.server.busy)
-        try:
-            self._reply(body)
-        finally:
-            with self.server.lock:
-                self.server.busy -= 1
+        together, options = self.server.together, self.server.options
+        if together is not None and len(self.server.requests) <= together.parties:
+            together.wait(timeout=20)
+        time.sleep(0.5 if options.slow else 0.01)
+        with self.server.lock:  # before the answer, after which the client may send another request
+            self.server.busy -= 1
+        self._reply(body)
 
     def _reply(self, body: dict[str, Any]) -> None:
         options = self.server.options
@@ -81,12 +86,12 @@ class Handler(BaseHTTPRequestHandler):
         if options.refuse:
             self._answer(json.dumps({"error": {"message": "no such option"}}).encode(), 400)
             return
-        time.sleep(0.5 if options.slow else 0.01)
         usage = {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
         head = {"id": "1", "object": "chat.completion", "created": 0, "model": "fake"}
-        metrics = {"speculative_decoding": {"acceptance_histogram": HISTOGRAM}}
+        histogram = {"acceptance_histogram": HISTOGRAM}
+        metrics = {} if options.no_histogram else {"speculative_decoding": histogram}
         if not body.get("stream"):
-            message = {"role": "assistant", "content": TEXT}
+            message = {"role": "assistant", "content": options.text}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             answer = {**head, "choices": [choice], "usage": usage, "metrics": metrics}
             self._answer(json.dumps(answer).encode())
@@ -94,11 +99,14 @@ class Handler(BaseHTTPRequestHandler):
         events: list[dict[str, Any]] = [
             {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
         ]
+        first, blank, second = options.text.rpartition(" ")
         events += [
-            {"choices": [{"index": 0, "delta": {"content": part}}]} for part in ("the fixed", " answer")
+            {"choices": [{"index": 0, "delta": {"content": part}}]}
+            for part in (first, blank + second)
+            if part
         ]
         events.append({"choices": [], "usage": usage})
-        lines = [f"data: {json.dumps({**head, **event})}\n\n" for event in events]
+        lines = [f"data: {json.dumps({**head, **event}, ensure_ascii=False)}\n\n" for event in events]
         self._answer("".join([*lines, "data: [DONE]\n\n"]).encode())
 
     def _answer(self, content: bytes, status: int = 200) -> None:
@@ -122,6 +130,8 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--refuse", action="store_true")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--child", type=Path)
+    parser.add_argument("--text", default=TEXT)
+    parser.add_argument("--no-histogram", action="store_true")
     return parser.parse_known_args(arguments)[0]
 
 

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from nemotron_diffusion_plugin.bench import client
@@ -15,6 +17,7 @@ def bodies(count):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_replies_come_in_the_order_of_the_requests(fake, url, stream):
+    fake.together = threading.Barrier(3)
     replies, seconds = client.run(url, bodies(7), 3, stream, timeout=20)
     assert len(replies) == len(fake.requests) == 7
     assert fake.busiest == 3
@@ -31,6 +34,13 @@ def test_times_of_a_stream(fake, url):
     assert len(reply.gaps) == 1
     assert reply.time_per_token == pytest.approx((reply.latency - reply.first) / 8)
     assert fake.requests[0]["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("end", ["\u0085", "\u2028", "\u2029", "\x1c"])
+def test_only_a_newline_ends_a_line_of_a_stream(fake, url, end):
+    fake.options.text = f"one{end}line and{end}more"
+    [reply], _ = client.run(url, bodies(1), 1, True, timeout=20)
+    assert reply.text == fake.options.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -35,6 +35,17 @@ def test_another_speculator_is_counted_by_its_replies():
     assert counted.acceptance_length == 2.25
 
 
+def test_another_speculator_must_report_what_it_accepted():
+    with pytest.raises(
+        ValueError, match=r"Eagle3: no answer says how many .* --per-request-spec-decode-metrics"
+    ):
+        count(find_method("eagle3"), PROMPTS[:1], [Reply("yes", 5, 10)], None)
+    single = count(find_method("eagle3"), PROMPTS[:1], [Reply("yes", 5, 1)], None)
+    assert (single.cycles, single.acceptance_length) == (0, 0)
+    nothing = count(find_method("ngram"), PROMPTS[:1], [Reply("yes", 5, 10, [0, 0])], None)
+    assert nothing.acceptance_length == 0
+
+
 def test_diffusion_accepts_no_drafts():
     counted = count(find_method("diffusion@0.9"), PROMPTS, REPLIES, ModeCounters(0, 7, 3, 20, 3, 0))
     assert counted.by_position == []

@@ -51,6 +51,23 @@ def test_messages_by_line(tmp_path):
     assert source.take("x", 0, 3) == [prompt] * 3
 
 
+def test_only_a_newline_ends_a_line_of_a_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    content = "one\u2028two\u0085three"
+    row = {"messages": [{"role": "user", "content": content}]}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n", encoding="utf-8", newline="")
+    [prompt] = open_source(str(path), None, seed=0).take("all", 0, 1)
+    assert prompt.messages[0]["content"] == content
+
+
+def test_different_prompts_are_as_many_as_there_are(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("a", "b", "a")]
+    source = open_source(write(tmp_path / "a.jsonl", rows), None, seed=0)
+    assert sorted(p.messages[0]["content"] for p in source.different("all", 8)) == ["a", "b"]
+    assert len(source.different("all", 1)) == 1
+    assert len(open_source("tiny", ["counting"], seed=0).different("counting", 240)) < 240
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -79,6 +96,20 @@ def test_share_gpt(tmp_path):
     path.write_text('{"conversations": []}')
     with pytest.raises(ValueError, match="expected a list of objects with 'conversations'"):
         open_source(str(path), None, seed=0)
+
+
+@pytest.mark.parametrize("speaker", ["chatgpt", "bing", "bard", "model", None])
+def test_every_other_speaker_of_share_gpt_answers(tmp_path, speaker):
+    turns = [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "q"},
+        {"from": speaker, "value": "a"},
+        {"from": "human", "value": "r"},
+    ]
+    path = tmp_path / "sharegpt.json"
+    path.write_text(json.dumps([{"conversations": turns}]))
+    [prompt] = open_source(str(path), None, seed=0).take("all", 0, 1)
+    assert prompt.messages == ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
 
 
 def test_speed_bench(tmp_path):

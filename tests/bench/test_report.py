@@ -41,6 +41,9 @@ def test_tables(result):
     assert "| AR | 1 | 600 / 700 / 700 | 600.0 / 700.0 / 700.0 | 10.0 / 20.0 / 30.0 |" in page
     assert page.rstrip().endswith("![speed.png](speed.png)")
     assert "not finished" not in page
+    assert "the first token comes with the prefill, so AR shows a little more than 1" in page
+    assert "drafts accepted past an answer's end count" in page
+    assert "median of 2 repeats (" in page
 
 
 def test_it_says_where_eagle3_accepts_as_much(result):
@@ -64,6 +67,13 @@ def test_an_unfinished_run_says_so_and_shows_what_there_is(tmp_path):
     assert "| AR | – | 4 | 2.00 | 1.33 | – |" in page
     assert "| table | – |" in page
     assert "## Times" not in page
+
+
+def test_repeats_are_those_that_were_measured(result):
+    result.content["loads"].pop()
+    assert "median of 1 to 2 repeats (" in report(result)
+    result.content["loads"] = result.content["loads"][:1]
+    assert "median of 1 repeat (" in report(result)
 
 
 def test_pictures(result, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from nemotron_diffusion_plugin.bench.data import open_source
 from nemotron_diffusion_plugin.bench.errors import BenchError
+from nemotron_diffusion_plugin.bench.report import report
 from nemotron_diffusion_plugin.bench.result import Result, read
 from nemotron_diffusion_plugin.bench.run import Run
 from nemotron_diffusion_plugin.bench.servers import Servers
@@ -124,6 +125,49 @@ def test_another_setup_is_refused(tmp_path):
     ):
         Result.open(tmp_path / "bench.json", setup(seed=1))
     Result.open(tmp_path / "bench.json", setup())
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("versions", "other versions: 'python' is '1' there"),
+        ("hardware", "other hardware: 'cores' is 0 there"),
+    ],
+)
+def test_cells_of_other_versions_or_hardware_are_not_mixed(tmp_path, part, message):
+    result = Result.open(tmp_path / "bench.json", setup())
+    result.content[part] |= {"python": "1"} if part == "versions" else {"cores": 0}
+    result.save()
+    with pytest.raises(ValueError, match=message):
+        Result.open(tmp_path / "bench.json", setup())
+
+
+def test_a_server_of_the_other_engine_is_refused(fake, url, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"--engine: got sglang, but the server at .* is vllm.* --engine vllm"
+    ):
+        measure(setup(engine="sglang", launcher=None, url=url, methods=("ar",)), tmp_path)
+    assert fake.requests == []
+
+
+def test_a_category_with_fewer_prompts_is_asked_each_once(fake, url, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": str(n)}], "category": "few"} for n in range(2)]
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    chosen = setup(launcher=None, url=url, methods=("ar",), categories=("few",), concurrency=())
+    result = Result(tmp_path / "bench.json", chosen)
+    with Servers(chosen, result, tmp_path, timeout=20.0) as servers:
+        Run(result, open_source(str(path), None, 0), servers, 20.0)()
+    assert sorted(body["messages"][0]["content"] for body in fake.requests) == ["0", "1"]
+    assert "3 prompts of each category, but of few 2: the data has no more." in report(result)
+
+
+def test_an_answer_without_text_has_no_time_to_the_first(fake, url, tmp_path):
+    fake.options.text = ""
+    chosen = setup(launcher=None, url=url, methods=("ar",), per_category=0, concurrency=(1,), repeats=1)
+    result, _ = measure(chosen, tmp_path)
+    assert [(load.requests, len(load.latency), load.first) for load in result.loads] == [(3, 3, [])]
+    assert "| AR | 1 | – | – |" in report(result)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """`nemotron-diffusion bench` against stand-ins of servers: bad input is one line, what was measured is kept."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -103,6 +104,19 @@ def test_a_refused_request_is_shown(tmp_path):
         'the server answered 400: {"error": {"message": "no such option"}}; the server is still'
         in result.stderr
     )
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = bench(tmp_path, *SMALL, "--methods", "ar")
+    assert result.exit_code == 2
+    assert "error: bench: matplotlib is not installed" in result.stderr
+
+
+def test_a_speculator_that_does_not_report_what_it_accepted(tmp_path):
+    result = bench(tmp_path, *SMALL, "--methods", "ngram", "--server-options=--no-histogram")
+    assert result.exit_code == 2
+    assert "error: n-gram: no answer says how many drafts were accepted" in result.stderr
 
 
 def test_another_setup_is_refused(tmp_path):

@@ -16,7 +16,9 @@ def report(**changes):
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"matplotlib is not installed, pip install 'nemotron-.*\[bench\]'"):
+    with pytest.raises(
+        ValueError, match=r"a plot: matplotlib is not installed, pip install 'nemotron-.*\[bench\]'"
+    ):
         module.plot(report(), tmp_path / "roofline.png")
     assert not list(tmp_path.iterdir())
 

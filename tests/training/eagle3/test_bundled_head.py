@@ -70,7 +70,7 @@ def test_self_speculation_with_its_lora_accepts_more_in_every_category(
 
 def test_the_head_is_a_trained_one(scores: dict[int, dict[str, DraftScore]]) -> None:
     lengths = {depth: total(by_category).acceptance_length for depth, by_category in scores.items()}
-    assert lengths[DEPTH] >= 2.0, lengths
+    assert lengths[DEPTH] > 5, lengths
     assert list(lengths.values()) == sorted(lengths.values())
 
 
