@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
+from nemotron_diffusion_plugin.serving.counters import ATTENTION
 from nemotron_diffusion_plugin.serving.request_table import BlockPhase
 from nemotron_diffusion_plugin.vllm import speculator as speculator_module
+from nemotron_diffusion_plugin.vllm.board import BoardReader
 
 SLOTS = 8
 SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 1}
@@ -35,6 +37,7 @@ class Engine:
         )
         self.engine = self.llm.llm_engine
         self.scheduler = self.engine.engine_core.engine_core.scheduler
+        self.counters = BoardReader(self.engine.vllm_config)
         [self.speculator] = speculator_module._speculators.values()
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int, options: dict[str, Any]) -> None:
@@ -44,8 +47,7 @@ class Engine:
         self.engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
 
     def forwards(self) -> int:
-        board = self.scheduler.board
-        return int(board._counts[-2:].sum())
+        return sum(self.counters.value(f"{attention}_forwards") for attention in ATTENTION)
 
     def finish(self) -> dict[str, list[int]]:
         tokens = {}
