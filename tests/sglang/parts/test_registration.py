@@ -19,7 +19,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.speculative import spec_registry
 
 from nemotron_diffusion_plugin import config
-from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang import diagnose, register, registration
 from nemotron_diffusion_plugin.sglang.flags import add_flags
@@ -156,9 +156,13 @@ class TestTakingIn:
     @pytest.fixture(autouse=True)
     def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, DecodingMode]]:
         counted: list[tuple[Any, DecodingMode]] = []
-        counters = SimpleNamespace(returned=lambda req, mode: counted.append((req, mode)))
+        counters = SimpleNamespace(returned=lambda req, options: counted.append((req, options.decoding_mode)))
         monkeypatch.setattr(registration.counters, "of_process", lambda: counters)
-        monkeypatch.setattr(registration.admission, "mode_of", lambda req: req.mode)
+        monkeypatch.setattr(
+            registration.admission,
+            "options_of",
+            lambda req: DecodingOptions(decoding_mode=req.mode) if req.mode else None,
+        )
         return counted
 
     @pytest.mark.parametrize(
