@@ -60,7 +60,7 @@ class Cost:
 def model_config(size: str) -> dict[str, Any]:
     """Return the fields of `config.json` of a published model, or of the small shape."""
     if size == SMALL:
-        return SMALL_CONFIG
+        return {**SMALL_CONFIG, "num_hidden_layers": 4}
     shape = PUBLISHED[size]
     rope = {**SMALL_CONFIG["rope_parameters"], "original_max_position_embeddings": 16384}
     return {
@@ -82,7 +82,7 @@ def head_config(model: dict[str, Any]) -> dict[str, Any]:
     """Return the `config.json` of an Eagle3 head of the usual form for a model: one layer as wide as the model's."""
     same = ("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     layers = model["num_hidden_layers"]
-    auxiliary = [min(2, layers - 1), layers // 2, max(layers - 3, 1)]
+    auxiliary = [2, layers // 2, layers - 3] if layers >= 8 else [layers - 3, layers - 2, layers - 1]
     return {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
@@ -96,7 +96,12 @@ def head_config(model: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "torch_dtype": model.get("torch_dtype", "float32"),
         "eagle_aux_hidden_state_layer_ids": auxiliary,
-        "eagle_config": {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": auxiliary},
+        "eagle_config": {
+            "use_aux_hidden_state": True,
+            "eagle_aux_hidden_state_layer_ids": [
+                layer - 1 for layer in auxiliary
+            ],  # read by SGLang, as outputs
+        },
     }
 
 

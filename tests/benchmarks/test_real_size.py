@@ -48,7 +48,7 @@ def test_a_folder_of_the_published_shape_without_weights(tmp_path, size, monkeyp
     assert drafter["hidden_size"] == shape.hidden
     assert drafter["draft_vocab_size"] == min(32000, shape.vocab)
     layers = drafter["eagle_aux_hidden_state_layer_ids"]
-    assert len(layers) == 3
+    assert len(set(layers)) == 3, "vLLM reads a layer that is named twice once"
     assert 0 < min(layers) <= max(layers) < shape.layers
 
 
