@@ -22,24 +22,15 @@ from typing import Any
 
 import torch
 
+from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.decoding.reference import masks
 from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.decoding.reference.model import KeyValueCache
 from nemotron_diffusion_plugin.training import tasks
 from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from tests.common.schemas import RECORD
 
-BUNDLED = Path(__file__).resolve().parents[1] / "nemotron_diffusion_plugin" / "assets" / "tiny"
 ANY_RECORD = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}, "minProperties": 2}
-FIXED_RECORD = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "pattern": "^[a-z]{2,8}$"},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 3},
-    },
-    "required": ["name", "age", "tags"],
-    "additionalProperties": False,
-}
 BLOCK = 32
 NEW_TOKENS = 80
 EOS = 11
@@ -237,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED)
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED_CHECKPOINT)
     parser.add_argument("--prompts", type=int, default=40)
     given = parser.parse_args(arguments)
     decoder = ReferenceDecoder.from_checkpoint(given.checkpoint)
@@ -253,8 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\nSampled text from the last few tokens of prompts\n\n" + compare_sampled(decoder, free))
     print("\nJSON asked for\n\n" + compare_grammar(decoder, wanted, folder, json.dumps(ANY_RECORD)))
     print(
-        "\nJSON forced on other questions\n\n"
-        + compare_grammar(decoder, prompts, folder, json.dumps(FIXED_RECORD))
+        "\nJSON forced on other questions\n\n" + compare_grammar(decoder, prompts, folder, json.dumps(RECORD))
     )
     return 0
 

@@ -25,6 +25,10 @@ class DecodingMode(str, Enum):
         return self in (DecodingMode.SELF_SPECULATION, DecodingMode.AUTO)
 
 
+FIXED_MODES = (DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
+"""The modes that always decode alike; `auto` chooses between two of them."""
+
+
 class CommitRule(str, Enum):
     """Which masked positions a denoise step commits (model description, 3.2)."""
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..cli.served_model import REQUEST_FIELDS
 from ..serving.settings import SYNTHETIC_ACCEPTANCE
 from .methods import Method, ServerKind
 from .setup import Setup
 
-ENGINES = ("vllm", "sglang")
+ENGINES = tuple(REQUEST_FIELDS)
 VLLM_REPORTS_ACCEPTANCE = ("--per-request-spec-decode-metrics", "summary")
 """vLLM's option without which its answers do not say how many drafts were accepted."""
 
@@ -23,13 +24,11 @@ class Engine:
 
     Attributes:
         launcher: the command before the model's name.
-        request_field: where a request's decoding options go.
         always: options every server of a benchmark gets: no prompt is answered from a cache, acceptance is reported.
     """
 
     name: str
     launcher: tuple[str, ...]
-    request_field: str
     always: tuple[str, ...]
 
     def command(self, kind: ServerKind, setup: Setup, port: int) -> list[str]:
@@ -58,7 +57,7 @@ class Engine:
             "temperature": 0,
         }
         if method.options:
-            body[self.request_field] = method.options
+            body[REQUEST_FIELDS[self.name]] = method.options
         if setup.ignore_eos:  # special tokens too, so that every event has text
             body |= {"ignore_eos": True, "skip_special_tokens": False}
         if self.name == "sglang":
@@ -121,13 +120,11 @@ _ENGINES = {
     "vllm": Engine(
         "vllm",
         ("vllm", "serve"),
-        "vllm_xargs",
         ("--no-enable-prefix-caching", *VLLM_REPORTS_ACCEPTANCE),
     ),
     "sglang": Engine(
         "sglang",
         ("python", "-m", "sglang.launch_server", "--model-path"),
-        "custom_params",
         ("--disable-radix-cache", "--enable-metrics", "--sleep-on-idle"),
     ),
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.options import FIXED_MODES, DecodingMode
 
 from .common import bad_input_is_one_line
 from .served_model import ServedModel, find_model
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 QUESTION = "Add 276 and 548 step by step."
 WARM_UP_TOKENS = 40
-SHOWN = (DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
     url = url.rstrip("/")
     served = _served(url)
     answers = []
-    for mode in SHOWN:
+    for mode in FIXED_MODES:
         _ask(served, question, min(max_tokens, WARM_UP_TOKENS), mode)
         before = read_settled_counters(url, mode.value)
         start = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import WeightType, bad_input_is_one_line
+from .common import WeightType, bad_input_is_one_line, check_output
 
 
 def make_checkpoint(
@@ -28,8 +28,7 @@ def make_checkpoint(
     """Write a checkpoint with random weights, tokenizer and chat template, in any shape, for tests."""
     with bad_input_is_one_line():
         fields = read_settings(settings or [])
-        if output.is_file() or (not force and output.is_dir() and any(output.iterdir())):
-            raise ValueError(f"{output} exists and is not an empty folder, choose another or give --force")
+        check_output(output, force)
         import torch
 
         from ..checkpoint.names import expected_shapes

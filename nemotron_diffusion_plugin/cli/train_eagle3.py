@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import BUNDLED_CHECKPOINT, bad_input_is_one_line
+from .common import BUNDLED_CHECKPOINT, bad_input_is_one_line, check_output, check_training
 
 
 def train_eagle3(
@@ -26,12 +26,8 @@ def train_eagle3(
 ) -> None:
     """Train an Eagle3 head, the baseline of self-speculation, that vLLM and SGLang serve beside its target."""
     with bad_input_is_one_line():
-        if minutes is not None and not minutes > 0.0:
-            raise ValueError(f"--minutes: got {minutes}, expected more than 0")
-        if eval_per_category < 0:
-            raise ValueError(f"--eval-per-category: got {eval_per_category}, expected 0 or more")
-        if output.is_file() or (not force and output.is_dir() and any(output.iterdir())):
-            raise ValueError(f"{output} exists and is not an empty folder, choose another or give --force")
+        check_training(minutes, eval_per_category)
+        check_output(output, force)
         folder = BUNDLED_CHECKPOINT if target == "tiny" else Path(target)
         if not (folder / "tokenizer.json").is_file():
             raise ValueError(f"--target: got {target}, expected a checkpoint folder with its tokenizer.json")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import bad_input_is_one_line
+from .common import bad_input_is_one_line, check_output, check_training
 
 
 def train_tiny(
@@ -22,12 +22,8 @@ def train_tiny(
 ) -> None:
     """Train the tiny tri-mode model and its drafter LoRA on data the recipe generates itself."""
     with bad_input_is_one_line():
-        if minutes is not None and not minutes > 0.0:
-            raise ValueError(f"--minutes: got {minutes}, expected more than 0")
-        if eval_per_category < 0:
-            raise ValueError(f"--eval-per-category: got {eval_per_category}, expected 0 or more")
-        if output.is_file() or (not force and output.is_dir() and any(output.iterdir())):
-            raise ValueError(f"{output} exists and is not an empty folder, choose another or give --force")
+        check_training(minutes, eval_per_category)
+        check_output(output, force)
     from ..training.recipe import train_tiny as train
 
     train(output, minutes, seed, eval_per_category=eval_per_category, on_report=typer.echo)

@@ -121,7 +121,8 @@ def _take_in(reqs: list[Any]) -> list[Any]:
         options = admission.options_of(req)
         if counted is not None and options is not None:
             counted.returned(req, options)
-        waits = _is_diffusion(req) and len(req.output_ids) <= req.send_token_offset
+        diffusion = options is not None and options.decoding_mode is DecodingMode.DIFFUSION
+        waits = diffusion and len(req.output_ids) <= req.send_token_offset
         if req.finished() or not waits:
             streamed.append(req)
     return streamed

@@ -70,6 +70,12 @@ class Score:
         return (self.tokens - self.asked) / self.cycles if self.cycles else 0.0
 
 
+def held_out_tasks(category: str, count: int, seed: int) -> list[tasks.Task]:
+    """Return ``count`` held-out tasks of a category, the same for the same ``seed`` whatever they are asked for."""
+    rng = random.Random(f"{seed} {category}")
+    return [tasks.draw(rng, held_out=True, category=category) for _ in range(count)]
+
+
 def evaluate(
     decoder: ReferenceDecoder,
     encoder: ChatEncoder,
@@ -84,8 +90,7 @@ def evaluate(
     chosen = list(variants)
     scores: dict[str, dict[str, Score]] = {variant: {} for variant in chosen}
     for category in categories:
-        rng = random.Random(f"{seed} {category}")
-        drawn = [tasks.draw(rng, held_out=True, category=category) for _ in range(per_category)]
+        drawn = held_out_tasks(category, per_category, seed)
         for variant in chosen:
             score = scores[variant][category] = Score()
             for task in drawn:

@@ -54,7 +54,7 @@ class ServingDefaults(VerifyAndUpdateConfig):
             model_config.logits_processors = [*processors, admission.ADMISSION_PATH]
         if ours:
             _prepare_engine(vllm_config, settings)
-            metrics.export(vllm_config)
+            metrics.export(vllm_config, settings.auto_blocks)
             logger.info(
                 "Nemotron-Labs-Diffusion: default mode %s, block %d, %s; %s",
                 settings.defaults.decoding_mode.value,

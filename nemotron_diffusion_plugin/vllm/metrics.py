@@ -16,7 +16,6 @@ from prometheus_client.registry import Collector
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
 from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader
-from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -75,8 +74,11 @@ def _family(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:
     return CounterMetricFamily(counters.PREFIX + name, text, labels=labels)
 
 
-def export(vllm_config: Any) -> None:
-    """Show this engine's counters on `/metrics`; one API server only, as the file belongs to one engine."""
+def export(vllm_config: Any, auto_blocks: Sequence[int]) -> None:
+    """Show this engine's counters on `/metrics`; one API server only, as the file belongs to one engine.
+
+    `auto_blocks` are the block lengths that auto chooses from beside 1.
+    """
     global _collector
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         logger.warning("nemotron_diffusion:* metrics are not exported with more than one API server")
@@ -87,6 +89,5 @@ def export(vllm_config: Any) -> None:
     model_name = vllm_config.model_config.served_model_name
     if isinstance(model_name, list):
         model_name = model_name[0]
-    blocks = server_settings(vllm_config).auto_blocks
-    _collector = ModeCollector(BoardReader(vllm_config), str(model_name), blocks)
+    _collector = ModeCollector(BoardReader(vllm_config), str(model_name), auto_blocks)
     REGISTRY.register(_collector)

@@ -70,9 +70,8 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer)
         self.vllm_config = vllm_config
-        if (
-            vllm_config.load_config.load_format == "dummy"
-        ):  # brings no tensors, so `load_weights` is never called
+        if vllm_config.load_config.load_format == "dummy":
+            # It brings no tensors, so `load_weights` is never called.
             model_config = vllm_config.model_config
             self._take_drafter_lora(dummy_drafter_lora(model_config.model, model_config.hf_config, logger))
 

@@ -10,8 +10,6 @@ from nemotron_diffusion_plugin.cli.served_model import ServedModel
 from nemotron_diffusion_plugin.cli.server_counters import ModeCounters, read_counters, read_settled_counters
 from nemotron_diffusion_plugin.options import DecodingMode
 
-MODES = (DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
-
 Event = dict[str, Any]
 """One of three kinds, told apart by `kind`.
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from nemotron_diffusion_plugin.cli.served_model import ServedModel
-from nemotron_diffusion_plugin.options import DecodingMode
-from nemotron_diffusion_plugin.watch.answers import MODES, Event, ask
+from nemotron_diffusion_plugin.options import FIXED_MODES, DecodingMode
+from nemotron_diffusion_plugin.watch.answers import Event, ask
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask(self, query: dict[str, list[str]]) -> Iterator[Event]:
         values = {name: texts[-1] for name, texts in query.items()}
-        modes = {mode.value: mode for mode in MODES}
+        modes = [mode.value for mode in FIXED_MODES]
         mode = values.get("mode", "")
         if mode not in modes:
             raise ValueError(f"mode: got {mode[:50]!r}, expected one of {', '.join(modes)}")

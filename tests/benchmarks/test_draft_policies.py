@@ -5,20 +5,22 @@ import pytest
 import torch
 
 from benchmarks import draft_policies as module
+from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.training import tasks
 from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from tests.common.schemas import RECORD
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    return ReferenceDecoder.from_checkpoint(module.BUNDLED)
+    return ReferenceDecoder.from_checkpoint(BUNDLED_CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    encoder, rng = ChatEncoder(module.BUNDLED), random.Random(3)
+    encoder, rng = ChatEncoder(BUNDLED_CHECKPOINT), random.Random(3)
     return [encoder.prompt(tasks.draw(rng, held_out=True, category="json").question) for _ in range(2)]
 
 
@@ -54,8 +56,8 @@ def test_masked_drafts_change_the_cycles_and_not_the_answer(decoder, prompts):
     results = []
     for masked in (False, True):
         numbers, counts = torch.Generator().manual_seed(0), module.Counts()
-        schema = json.dumps(module.FIXED_RECORD)
-        grammar = module.JsonGrammar(module.BUNDLED, schema, decoder.model.config.vocab_size, counts)
+        schema = json.dumps(RECORD)
+        grammar = module.JsonGrammar(BUNDLED_CHECKPOINT, schema, decoder.model.config.vocab_size, counts)
         choose = grammar.choose if masked else module.argmax_drafts
         answer = module.Speculation(decoder, numbers).run(prompts[0], 0.0, choose, grammar.edit, counts)
         results.append((answer, counts.cycles))

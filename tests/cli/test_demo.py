@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from nemotron_diffusion_plugin.cli import app
-from nemotron_diffusion_plugin.cli.demo import SHOWN, ask_in_every_mode
+from nemotron_diffusion_plugin.cli.demo import ask_in_every_mode
 from nemotron_diffusion_plugin.cli.served_model import REQUEST_FIELDS
 from nemotron_diffusion_plugin.cli.server_counters import ModeCounters, parse_counters
+from nemotron_diffusion_plugin.options import FIXED_MODES
 
 pytest.importorskip("openai")
 
@@ -52,7 +53,7 @@ class StandIn(ThreadingHTTPServer):
         if not self.has_counters:
             return "process_cpu_seconds_total 12.3\n"
         lines = []
-        for mode in SHOWN:
+        for mode in FIXED_MODES:
             times = self.asked.count(mode.value)
             labels = f'decoding_mode="{mode.value}",model_name="tiny"'
             lines += [
@@ -137,12 +138,12 @@ def test_difference_and_ratios() -> None:
 def test_every_mode_is_asked_the_same_question_greedily(server: StandIn, engine: str) -> None:
     server.engine = engine
     answers = ask_in_every_mode(server.url + "/", "2 + 3?", 100)
-    assert [answer.mode for answer in answers] == list(SHOWN)
+    assert [answer.mode for answer in answers] == list(FIXED_MODES)
     for answer in answers:
         assert answer.counters == ModeCounters(4, 0, 5, 9, 4, 6)
         assert (answer.text, answer.tokens) == ("[b]5[/b]", 9)
     asked = zip(server.asked, (body["max_tokens"] for body in server.requests), strict=True)
-    assert list(asked) == [(mode.value, most) for mode in SHOWN for most in (40, 100)]
+    assert list(asked) == [(mode.value, most) for mode in FIXED_MODES for most in (40, 100)]
     assert all(body["temperature"] == 0 and body["model"] == "tiny" for body in server.requests)
     assert all(body["messages"] == [{"role": "user", "content": "2 + 3?"}] for body in server.requests)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.common.cases import Case, mixed_cases, prompt
+from tests.common.schemas import RECORD
 from tests.sglang.servers import Running
 
 pytestmark = [
@@ -18,17 +19,7 @@ pytestmark = [
 ]
 
 REGEX = r"[0-9]{3}-[a-z]{4,9}( and [0-9]{2}){2}"
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "pattern": "^[a-z]{2,8}$"},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 3},
-    },
-    "required": ["name", "age", "tags"],
-    "additionalProperties": False,
-}
-GRAMMARS: list[dict[str, Any]] = [{"regex": REGEX}, {"json_schema": json.dumps(SCHEMA)}]
+GRAMMARS: list[dict[str, Any]] = [{"regex": REGEX}, {"json_schema": json.dumps(RECORD)}]
 OURS = ("ar", "self_speculation")
 
 
@@ -42,7 +33,7 @@ def check(text: str, grammar: dict[str, Any]) -> None:
         assert re.fullmatch(REGEX, text), text
         return
     value = json.loads(text)
-    assert set(value) == set(SCHEMA["properties"])  # type: ignore[arg-type]
+    assert set(value) == set(RECORD["properties"])  # type: ignore[arg-type]
     assert 0 <= value["age"] <= 99
     assert set(value["tags"]) <= {"a", "b"}
     assert len(value["tags"]) in (2, 3)
@@ -83,7 +74,7 @@ def test_openai_response_format(running: Running) -> None:
             messages=[{"role": "user", "content": "Who?"}],
             max_tokens=120,
             temperature=0,
-            response_format={"type": "json_schema", "json_schema": {"name": "who", "schema": SCHEMA}},
+            response_format={"type": "json_schema", "json_schema": {"name": "who", "schema": RECORD}},
             extra_body={"custom_params": {"decoding_mode": mode}},
         )
         check(reply.choices[0].message.content or "", {})

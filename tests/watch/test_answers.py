@@ -3,12 +3,13 @@
 import pytest
 
 from nemotron_diffusion_plugin.cli.served_model import find_model
-from nemotron_diffusion_plugin.watch.answers import MODES, ask
+from nemotron_diffusion_plugin.options import FIXED_MODES
+from nemotron_diffusion_plugin.watch.answers import ask
 
 from .conftest import STEPS, StandIn
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIXED_MODES)
 def test_one_event_for_each_step_and_the_counts_at_the_end(model_server: StandIn, mode) -> None:
     *steps, end = ask(find_model(model_server.url), mode, "Who?", 7)
     assert [event["tokens"] for event in steps] == STEPS[mode.value]
@@ -22,7 +23,7 @@ def test_one_event_for_each_step_and_the_counts_at_the_end(model_server: StandIn
 
 
 def test_asks_greedily_in_the_mode(model_server: StandIn) -> None:
-    list(ask(find_model(model_server.url), MODES[1], "Who?", 7))
+    list(ask(find_model(model_server.url), FIXED_MODES[1], "Who?", 7))
     body = model_server.bodies[0]
     assert body["vllm_xargs"] == {"decoding_mode": "diffusion"}
     assert (body["temperature"], body["max_tokens"], body["stream"]) == (0, 7, True)
@@ -31,19 +32,19 @@ def test_asks_greedily_in_the_mode(model_server: StandIn) -> None:
 
 def test_a_server_without_counters_gives_no_counts(model_server: StandIn) -> None:
     model_server.has_counters = False
-    *_, end = ask(find_model(model_server.url), MODES[0], "Who?", 7)
+    *_, end = ask(find_model(model_server.url), FIXED_MODES[0], "Who?", 7)
     assert end["tokens"] == 3
     assert "forwards" not in end
 
 
 def test_a_refusal_is_an_event(model_server: StandIn) -> None:
     model_server.refuses = True
-    (event,) = ask(find_model(model_server.url), MODES[0], "Who?", 7)
+    (event,) = ask(find_model(model_server.url), FIXED_MODES[0], "Who?", 7)
     assert event["kind"] == "error"
     assert "400" in event["message"]
 
 
 def test_a_server_that_dies_in_the_middle_is_an_event(model_server: StandIn) -> None:
-    first, last = ask(find_model(model_server.url), MODES[0], "die", 7)
+    first, last = ask(find_model(model_server.url), FIXED_MODES[0], "die", 7)
     assert (first["kind"], last["kind"]) == ("tokens", "error")
     assert last["message"]

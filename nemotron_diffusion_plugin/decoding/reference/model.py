@@ -156,12 +156,14 @@ class _Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-class _MLP(nn.Module):
-    def __init__(self, config: NemotronLabsDiffusionConfig) -> None:
+class GatedMLP(nn.Module):
+    """SiLU-gated MLP of a Llama layer, `[..., size]` to `[..., size]`, `width` wide inside."""
+
+    def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(size, width, bias=False)
+        self.up_proj = nn.Linear(size, width, bias=False)
+        self.down_proj = nn.Linear(width, size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
@@ -173,7 +175,7 @@ class _Layer(nn.Module):
         self.input_layernorm = _RMSNorm(config)
         self.self_attn = _Attention(config, layer)
         self.post_attention_layernorm = _RMSNorm(config)
-        self.mlp = _MLP(config)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
 
     def forward(
         self,

@@ -6,7 +6,6 @@ over each answer says how many drafts would be accepted from every place of it, 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from ...decoding.reference.model import ReferenceModel
 from ...options import DecodingMode, DecodingOptions
 from .. import tasks
 from ..conversations import ChatEncoder
-from ..evaluation import MAX_NEW_TOKENS
+from ..evaluation import MAX_NEW_TOKENS, held_out_tasks
 from .head import Eagle3Head, read_target
 
 DEPTHS = (3, 5, 7, 15, 31)
@@ -100,14 +99,15 @@ def decode_answers(
     beyond: int = max(DEPTHS),
     categories: Iterable[str] = tuple(tasks.CATEGORIES),
 ) -> dict[str, list[Answer]]:
-    """Let the target answer ``per_category`` held-out questions of each category, those of `..evaluation.evaluate`."""
+    """Let the target answer ``per_category`` held-out questions of each category."""
     decoder = ReferenceDecoder(model)
-    answers: dict[str, list[Answer]] = {}
-    for category in categories:
-        rng = random.Random(f"{seed} {category}")
-        drawn = [tasks.draw(rng, held_out=True, category=category) for _ in range(per_category)]
-        answers[category] = [answer(decoder, encoder.prompt(task.question), beyond) for task in drawn]
-    return answers
+    return {
+        category: [
+            answer(decoder, encoder.prompt(task.question), beyond)
+            for task in held_out_tasks(category, per_category, seed)
+        ]
+        for category in categories
+    }
 
 
 def answer(decoder: ReferenceDecoder, prompt: list[int], beyond: int) -> Answer:

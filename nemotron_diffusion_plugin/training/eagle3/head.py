@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
 
-from ...decoding.reference.model import KeyValueCache, ReferenceModel
+from ...decoding.reference.model import GatedMLP, KeyValueCache, ReferenceModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class _MidLayer(nn.Module):
         self.hidden_norm = nn.RMSNorm(size, eps)
         self.self_attn = _Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(size, eps)
-        self.mlp = _MLP(config)
+        self.mlp = GatedMLP(size, config.intermediate_size)
 
     def inputs(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.input_layernorm(embedded), self.hidden_norm(hidden)], dim=-1)
@@ -158,17 +157,6 @@ class _Attention(nn.Module):
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class _MLP(nn.Module):
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 def _take(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

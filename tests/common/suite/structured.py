@@ -13,6 +13,7 @@ from jsonschema import validate
 
 from tests.common.cases import MODES
 from tests.common.endpoint import CHAT, COMPLETIONS
+from tests.common.schemas import RECORD
 
 RUNS = int(os.environ.get("NEMOTRON_DIFFUSION_JSON_RUNS", "40"))
 """JSON answers sampled; a full run takes 200."""
@@ -20,16 +21,6 @@ RUNS = int(os.environ.get("NEMOTRON_DIFFUSION_JSON_RUNS", "40"))
 AT_ONCE = 8
 EXACT = ("ar", "self_speculation")
 QUESTION = "What is 34 + 57? Show the steps."
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "pattern": "^[a-z]{2,8}$"},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 3},
-    },
-    "required": ["name", "age", "tags"],
-    "additionalProperties": False,
-}
 PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -77,7 +68,7 @@ def test_sampled_json_is_always_valid(running: Any) -> None:
     def one(number: int) -> str:
         options = {"decoding_mode": "self_speculation", "block_size": (32, 8, 5)[number % 3]}
         question = f"Tell me about number {number}."
-        fields = {"max_tokens": 200, "temperature": 1.0, "response_format": as_schema(SCHEMA)}
+        fields = {"max_tokens": 200, "temperature": 1.0, "response_format": as_schema(RECORD)}
         if number % 4 == 3:
             other = {"decoding_mode": MODES[number // 4 % 3]}
             api.chat(other, question, max_tokens=30, temperature=1.0)
@@ -88,7 +79,7 @@ def test_sampled_json_is_always_valid(running: Any) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         texts = list(pool.map(one, range(RUNS)))
     for text in texts:
-        validate(json.loads(text), SCHEMA)
+        validate(json.loads(text), RECORD)
     assert len(texts) == RUNS
     assert len(set(texts)) > RUNS // 2, "the answers are meant to differ"
 
@@ -97,7 +88,7 @@ def test_sampled_json_is_always_valid(running: Any) -> None:
 @pytest.mark.parametrize("kind", ["regex", "choice", "grammar", "schema"])
 def test_completion_fits(running: Any, kind: str, temperature: float) -> None:
     api = running.endpoint
-    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": SCHEMA}[kind]
+    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": RECORD}[kind]
     fields = {"prompt": "So 3", "max_tokens": 200, "temperature": temperature, "seed": 1}
     texts = {}
     for mode in EXACT:
@@ -105,7 +96,7 @@ def test_completion_fits(running: Any, kind: str, temperature: float) -> None:
         text = texts[mode] = choice["text"]
         assert choice["finish_reason"] == "stop"
         if kind == "schema":
-            validate(json.loads(text), SCHEMA)
+            validate(json.loads(text), RECORD)
         elif kind == "choice":
             assert text in WORDS
         else:
@@ -116,7 +107,7 @@ def test_completion_fits(running: Any, kind: str, temperature: float) -> None:
 
 @pytest.mark.parametrize("kind", ["regex", "choice", "grammar", "schema"])
 def test_diffusion_refuses_constraints(running: Any, kind: str) -> None:
-    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": SCHEMA}[kind]
+    value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": RECORD}[kind]
     fields = getattr(running.endpoint, kind)(value)
     reply = running.endpoint.post(
         COMPLETIONS, {"decoding_mode": "diffusion"}, prompt="So 3", max_tokens=5, **fields
