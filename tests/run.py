@@ -42,7 +42,7 @@ def commands(step: str, python: str | Path) -> list[list[str]]:
             [str(python), "-m", "ruff", "format", "--check", "."],
         ],
         "types": [[str(python), "-m", "mypy"]],
-        "unit": [[*pytest, "tests", *ignored]],
+        "unit": [[*pytest, "tests", *ignored, "--numprocesses=auto", "--dist=loadscope"]],
     }[step]
 
 
