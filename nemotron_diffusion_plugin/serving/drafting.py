@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
+from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar
 from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
+from nemotron_diffusion_plugin.serving.constrained_drafts import ConstrainedDrafts
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.picking import BlockPicker
+from nemotron_diffusion_plugin.serving.picking import BlockPicker, LogitsObserver
 from nemotron_diffusion_plugin.serving.request_table import BlockPhase, RequestTable
 
 UNBOUNDED = 0
+NO_GRAMMARS: Mapping[int, DraftGrammar] = MappingProxyType({})
 
 
 @dataclass
@@ -45,8 +50,8 @@ class _Group:
 class Drafter:
     """Runs bidirectional forwards for the blocks of a `RequestTable`.
 
-    A draft for self-speculation never waits for the device. Denoising reads one flag per block and forward, because the
-    number of denoise steps is decided by the model.
+    A draft for self-speculation never waits for the device, unless a grammar is to choose its tokens. Denoising reads
+    one flag per block and forward, because the number of denoise steps is decided by the model.
     """
 
     def __init__(
@@ -58,13 +63,18 @@ class Drafter:
         self.operators = operators
 
     def run(
-        self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
+        self,
+        speculating: np.ndarray,
+        upper_bound: int,
+        bound: int,
+        only: np.ndarray | None = None,
+        grammars: Mapping[int, DraftGrammar] = NO_GRAMMARS,
     ) -> DraftResult:
         """Draft for the `speculating` slots and go on with every unfinished block, for at most `bound` forwards.
 
         The blocks of the slots are laid out in the table. `upper_bound` bounds the sequence lengths of the speculating
         slots. `bound` is kept to whole denoise steps, at least one; `UNBOUNDED` finishes every block. `only` leaves out
-        the blocks of all other slots.
+        the blocks of all other slots. `grammars` choose the drafts of their slots, some of the speculating ones.
         """
         result = DraftResult()
         begun = self.forward.count
@@ -78,7 +88,7 @@ class Drafter:
                 return result
             if group is None or not np.array_equal(group.slots, slots):
                 group = self._group(slots, len(speculating), upper_bound)
-            picked, confidence = self._pick(group)
+            picked, confidence = self._pick(group, grammars if len(speculating) else NO_GRAMMARS)
             if len(speculating):
                 result.drafts = picked[: len(speculating)]
                 speculating = speculating[:0]
@@ -118,18 +128,29 @@ class Drafter:
             return None
         return self.table.on_device(np.repeat(active, rows)[:, None], self.forward.dtype)
 
-    def _pick(self, group: _Group) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pick(self, group: _Group, grammars: Mapping[int, DraftGrammar]) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward of the group: picked tokens int64 `[R, B]` and confidences float32 `[R, B]`, 0 past a block."""
         tokens = self.table.blocks.tokens[group.index]
         picked, confidence = torch.zeros_like(tokens), tokens.new_zeros(tokens.shape, dtype=torch.float32)
         for part in group.parts:
-            blocks = self._prepared(group, part)
-            lora_rows = self._lora_rows(group.slots[part], group.rows[part])
+            slots, blocks = group.slots[part], self._prepared(group, part)
+            lora_rows = self._lora_rows(slots, group.rows[part])
             output = self.forward.run(blocks, tokens[part][blocks.owner, blocks.local], lora_rows)
-            ids, sure = self.picker.pick(group.slots[part], group.index[part], blocks, output)
+            observers = self._observers(slots, blocks, grammars)
+            ids, sure = self.picker.pick(slots, group.index[part], blocks, output, observers)
             picked[part][blocks.owner, blocks.local] = ids
             confidence[part][blocks.owner, blocks.local] = sure
         return picked, confidence
+
+    def _observers(
+        self, slots: np.ndarray, blocks: BlockRows, grammars: Mapping[int, DraftGrammar]
+    ) -> list[LogitsObserver]:
+        observers: list[LogitsObserver] = []
+        if grammars:
+            observers.append(ConstrainedDrafts(slots, blocks, grammars, self.table.mask_token_id))
+        if self.table.logprobs.any_wanted:
+            observers.append(self.table.logprobs.observer(slots, blocks))
+        return observers
 
     def _commit(self, group: _Group, picked: torch.Tensor, confidence: torch.Tensor) -> list[int]:
         """Commit on the denoising rows; returns the slots whose block is finished."""
@@ -140,10 +161,13 @@ class Drafter:
         table = self.table
         index = group.index[skipped:]
         blocks = table.read_blocks(index)
+        masked = blocks.masked.clone() if table.logprobs.any_wanted else None
         ended = self.operators.commit(
             blocks, picked[skipped:], confidence[skipped:], table.rules_of(index), table.stop_ids[index]
         )
         table.write_blocks(index, blocks)
+        if masked is not None:
+            table.logprobs.commit(denoising, masked & ~blocks.masked)
         table.steps[denoising] += 1
         finished = denoising[ended.cpu().numpy()]
         table.phase[finished] = BlockPhase.PLANNED

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,16 @@ Seeds = Callable[[torch.Tensor], torch.Tensor]
 """Gives the noise seeds, int64 `[R]`, of request slots, int64 `[R]`."""
 
 
+class LogitsObserver(Protocol):
+    """Looks at a forward's logits while they exist."""
+
+    def see(self, first: int, logits: torch.Tensor, tokens: torch.Tensor) -> None:
+        """See the logits `[n, V]` of the rows from `first` on and the tokens int64 `[n]` picked there.
+
+        The parts of a forward come in order. Tokens may be replaced in place; the logits are gone once this returns.
+        """
+
+
 class BlockPicker:
     """Picks a token and its confidence for every row; drafts of self-speculation are always the most likely token."""
 
@@ -31,7 +42,12 @@ class BlockPicker:
         self.operators = operators
 
     def pick(
-        self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows, output: torch.Tensor
+        self,
+        slots: np.ndarray,
+        index: torch.Tensor,
+        blocks: BlockRows,
+        output: torch.Tensor,
+        observers: Sequence[LogitsObserver] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens int64 `[T]` and confidences float32 `[T]` for the `[T, ...]` output of a forward.
 
@@ -50,6 +66,8 @@ class BlockPicker:
             tokens[part], confidence[part] = self.operators.pick(
                 logits, self.table.mask_token_id, None if sampling is None else sampling.part(part)
             )
+            for observer in observers:
+                observer.see(first, logits, tokens[part])
         return tokens, confidence
 
     def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows) -> BlockSampling | None:

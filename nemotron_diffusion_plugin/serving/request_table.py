@@ -11,6 +11,7 @@ import torch
 from nemotron_diffusion_plugin.decoding.block import BlockState
 from nemotron_diffusion_plugin.decoding.commit import CommitRules
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.serving.commit_logprobs import CommitLogprobs
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 
 NO_TOKEN = -1
@@ -42,6 +43,7 @@ class RequestTable:
         rules: the commit rules, device tensors `[N]`.
         mode: decoding mode by `MODE_CODES`, host `[N]`; auto counts as self-speculation, and `auto` tells it apart.
         most: the longest block of each slot, host `[N]`; `block_size` is the length of the block at hand.
+        logprobs: the log-probabilities of what was committed, for diffusion requests that want them.
     """
 
     def __init__(self, settings: ServerSettings, size: int, mask_token_id: int, device: torch.device) -> None:
@@ -66,6 +68,7 @@ class RequestTable:
         zeros = torch.zeros(size, dtype=torch.int64, device=device)
         self.blocks = BlockState.start(zeros, zeros, settings.block_size, mask_token_id)
         self.rules = CommitRules.of([settings.defaults] * size, device)
+        self.logprobs = CommitLogprobs(mask_token_id, device)
 
     def take(
         self,
@@ -77,10 +80,14 @@ class RequestTable:
         temperature: float,
         min_tokens: int,
         stop_ids: Sequence[int],
+        logprobs: int | None = None,
+        named_logprobs: Sequence[int] = (),
     ) -> None:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again.
 
-        The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens.
+        The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens. It wants
+        the log-probabilities of its tokens, of the `logprobs` likeliest beside each and of the ids `named_logprobs`;
+        None where it wants none.
         """
         mode = options.decoding_mode
         self.auto[slot] = mode is DecodingMode.AUTO
@@ -89,6 +96,7 @@ class RequestTable:
         self.block_size[slot] = self.most[slot] = drafted_block(options)
         self.prompt_len[slot] = prompt_len
         self.drop_block(slot)
+        self.logprobs.take(slot, logprobs if mode is DecodingMode.DIFFUSION else None, named_logprobs)
         self.temperature[slot] = temperature
         self.banned_until[slot] = prompt_len + min_tokens
         self.limit[slot] = limit

@@ -79,6 +79,11 @@ def refuse_unsupported(server_args: Any) -> None:
         value = getattr(server_args, name, expected)
         if value not in (expected, None):
             raise ValueError(f"{name}: got {value!r}, expected {expected!r}: {reason}")
+    if getattr(server_args, "grammar_backend", None) == "outlines":
+        raise ValueError(
+            "grammar_backend: got 'outlines', expected 'xgrammar' or 'llguidance': SGLang's outlines grammars cannot "
+            "take back a draft"
+        )
 
 
 def refuse_small_pool(pool_tokens: int, block_size: int, page_size: int) -> None:

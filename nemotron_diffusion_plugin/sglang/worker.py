@@ -20,6 +20,7 @@ from nemotron_diffusion_plugin.sglang import admission, counters
 from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.defaults import refuse_small_pool
+from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.prefill import Prefill
@@ -160,13 +161,16 @@ class BlockWorker(BaseSpecWorker):
             self.others_pending = True
             self.counters.engine_forward("causal", self.forward.count - before)
             return result
-        chain, drafted, denoised = self._draft(step)
+        grammars = self._grammars(step)
+        chain, drafted, denoised = self._draft(step, grammars)
+        if grammars is not None:
+            grammars.rewind()
         self.counters.engine_forward("bidirectional", self.forward.count - before)
         before = self.forward.count
         rows = np.flatnonzero(
             (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
         )
-        verified = self.verifier.verify(step, rows, chain)
+        verified = self.verifier.verify(step, rows, chain, grammars)
         self.counters.engine_forward("causal", self.forward.count - before)
         widths = np.zeros(step.size, dtype=np.int64)
         widths[rows] = self.table.block_size[slots[rows]]
@@ -211,8 +215,15 @@ class BlockWorker(BaseSpecWorker):
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
         return _result(step, verified, result.can_run_cuda_graph)
 
-    def _draft(self, step: DecodeStep) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Draft and denoise.
+    def _grammars(self, step: DecodeStep) -> ChainGrammars | None:
+        if not any(req.grammar is not None for req in step.batch.reqs):
+            return None
+        return ChainGrammars(step.batch, int(self.table.block_size[step.slots].max()))
+
+    def _draft(
+        self, step: DecodeStep, grammars: ChainGrammars | None
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Draft and denoise; grammars choose the drafts of their requests.
 
         Returns the chains, int64 `[R, B]`, and for each request its draft forwards and the denoise forwards of a block
         that is finished.
@@ -236,8 +247,13 @@ class BlockWorker(BaseSpecWorker):
         others = bool((going & ~diffusion).any())
         bound = self.settings.denoise_forwards if others or self.others_pending else UNBOUNDED
         self.others_pending = others
+        chains = {} if grammars is None else grammars.chains
         result = self.drafter.run(
-            slots[speculating], int(table.start[slots].max()) + self.settings.block_size, bound, only=slots
+            slots[speculating],
+            int(table.start[slots].max()) + self.settings.block_size,
+            bound,
+            only=slots,
+            grammars={int(slots[row]): chains[row] for row in speculating.tolist() if row in chains},
         )
         chain = torch.zeros(step.size, self.settings.block_size, dtype=torch.int64, device=step.seeds.device)
         planned = table.on_device(np.flatnonzero(diffusion))

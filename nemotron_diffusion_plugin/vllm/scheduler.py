@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from nemotron_diffusion_patches.vllm.block_lengths import LENGTHS_ATTRIBUTE
+from nemotron_diffusion_patches.vllm.draft_plan import PLAN_ATTRIBUTE
 from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.counters import ACCEPTED_IN_CYCLE, STEPS_OF_BLOCK
@@ -21,6 +21,7 @@ from nemotron_diffusion_plugin.vllm.auto import (
     proposed_drafts,
 )
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
+from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan, RequestGrammar
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
@@ -141,18 +142,24 @@ class BlockScheduling(Scheduler):
 
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         super()._update_after_schedule(scheduler_output)
-        self._choose_blocks(scheduler_output)
+        setattr(scheduler_output, PLAN_ATTRIBUTE, self._plan_drafts(scheduler_output.num_scheduled_tokens))
 
-    def _choose_blocks(self, scheduler_output: Any) -> None:
-        """Choose how many tokens the worker drafts, behind this step, for each request in auto."""
+    def _plan_drafts(self, scheduled: Any) -> DraftPlan:
+        """Choose how many tokens the worker drafts behind this step for requests in auto, and what they keep to."""
         decoding = [
             (request, self._options(request)) for request in self.running if not request.is_prefill_chunk
         ]
-        lengths = self.auto.choose_for(decoding, scheduler_output.num_scheduled_tokens)
-        if lengths:
-            setattr(scheduler_output, LENGTHS_ATTRIBUTE, lengths)
+        lengths = self.auto.choose_for(decoding, scheduled)
         for length in lengths.values():
             self.board.add(decision(self.settings, length))
+        grammars = {
+            request.request_id: RequestGrammar(self.structured_output_manager, request)
+            for request, options in decoding
+            if request.use_structured_output
+            and options.decoding_mode.speculates
+            and request.request_id in scheduled
+        }
+        return DraftPlan(lengths, grammars)
 
     def _options(self, request: Request) -> DecodingOptions:
         params, options = getattr(request, _OPTIONS, (None, None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,16 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
-from nemotron_diffusion_patches.vllm import block_lengths as block_lengths_patch
+from nemotron_diffusion_patches.vllm import draft_plan as draft_plan_patch
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
-from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult
+from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar
+from nemotron_diffusion_plugin.serving.drafting import NO_GRAMMARS, UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
+from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan, DraftWalk, SampledTokens
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable
 from nemotron_diffusion_plugin.vllm.settings import server_settings
@@ -67,10 +69,10 @@ class BlockSpeculator(BaseSpeculator):
             device,
         )
         self._report = StepReport()
-        self._chosen: dict[str, int] = {}
+        self._plan = DraftPlan()
         _speculators[id(vllm_config)] = self
         step_report_patch.patch(_take_report).apply()
-        block_lengths_patch.patch(_take_lengths).apply()
+        draft_plan_patch.patch(_take_plan).apply()
 
     @property
     def max_model_len(self) -> int:
@@ -98,9 +100,9 @@ class BlockSpeculator(BaseSpeculator):
         self.drafter = Drafter(self.table, forward, picker, self.operators)
         self.replay = BlockReplay(self.table, forward, self.req_states)
 
-    def take_lengths(self, lengths: dict[str, int]) -> None:
-        """Take the block lengths, by request id, of the requests in auto that draft behind the coming step."""
-        self._chosen = lengths
+    def take_plan(self, plan: DraftPlan) -> None:
+        """Take what the scheduler has planned for the drafts behind the coming step."""
+        self._plan = plan
 
     def take_report(self) -> StepReport:
         """What was denoised since the last report."""
@@ -164,7 +166,10 @@ class BlockSpeculator(BaseSpeculator):
         others = (self.table.mode[slots] != DIFFUSION).any()
         bound = self.settings.denoise_forwards if others else UNBOUNDED
         upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
-        result = self._run(slots[speculating], upper_bound, bound)
+        walks = self._walks(speculating, input_batch, num_sampled)
+        result = self._run(slots[speculating], upper_bound, bound, grammars=walks)
+        for walk in walks.values():
+            walk.rewind()
         if result.drafts is not None:
             drafts[self.table.on_device(speculating)] = result.drafts[:, 1:]
         self._put_in_finished(slots, result.finished, drafts)
@@ -173,8 +178,24 @@ class BlockSpeculator(BaseSpeculator):
     def _choose_blocks(self, slots: np.ndarray, request_ids: Sequence[str]) -> None:
         """Set the lengths of the blocks to draft for requests in auto, as the scheduler has chosen."""
         for row in np.flatnonzero(self.table.auto[slots]):
-            if request_ids[row] in self._chosen:
-                self.table.block_size[slots[row]] = self._chosen[request_ids[row]]
+            if request_ids[row] in self._plan.lengths:
+                self.table.block_size[slots[row]] = self._plan.lengths[request_ids[row]]
+
+    def _walks(
+        self, speculating: np.ndarray, input_batch: Any, num_sampled: torch.Tensor
+    ) -> dict[int, DraftWalk]:
+        """The grammars of batch rows that draft, by slot, behind what was just sampled."""
+        rows = [row for row in speculating.tolist() if input_batch.req_ids[row] in self._plan.grammars]
+        output = self.sampler.last_output
+        if not rows or output is None:
+            return {}
+        sampled = SampledTokens(output.sampled_token_ids, num_sampled)
+        return {
+            int(input_batch.idx_mapping_np[row]): self._plan.grammars[input_batch.req_ids[row]].behind(
+                sampled, row
+            )
+            for row in rows
+        }
 
     def _hand_out_rest(
         self, slots: np.ndarray, ends: np.ndarray, drafting: np.ndarray, drafts: torch.Tensor
@@ -227,9 +248,14 @@ class BlockSpeculator(BaseSpeculator):
         self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
 
     def _run(
-        self, speculating: np.ndarray, upper_bound: int, bound: int, only: np.ndarray | None = None
+        self,
+        speculating: np.ndarray,
+        upper_bound: int,
+        bound: int,
+        only: np.ndarray | None = None,
+        grammars: Mapping[int, DraftGrammar] = NO_GRAMMARS,
     ) -> DraftResult:
-        result = self.drafter.run(speculating, upper_bound, bound, only)
+        result = self.drafter.run(speculating, upper_bound, bound, only, grammars)
         if result.finished:
             index = self.table.on_device(np.array(result.finished))
             self.req_states.draft_tokens[index] = self.table.blocks.tokens[index, 1:]
@@ -258,9 +284,9 @@ class BlockSpeculator(BaseSpeculator):
                 self.replay.plan(int(slot), int(known), self._finish_block)
 
 
-def _take_lengths(runner: Any, lengths: dict[str, int]) -> None:
+def _take_plan(runner: Any, plan: DraftPlan | None) -> None:
     if isinstance(runner.speculator, BlockSpeculator):
-        runner.speculator.take_lengths(lengths)
+        runner.speculator.take_plan(plan or DraftPlan())
 
 
 def _take_report(runner: Any) -> StepReport | None:

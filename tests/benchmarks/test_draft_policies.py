@@ -56,8 +56,9 @@ def test_masked_drafts_change_the_cycles_and_not_the_answer(decoder, prompts):
     results = []
     for masked in (False, True):
         numbers, counts = torch.Generator().manual_seed(0), module.Counts()
-        schema = json.dumps(RECORD)
-        grammar = module.JsonGrammar(BUNDLED_CHECKPOINT, schema, decoder.model.config.vocab_size, counts)
+        vocab_size = decoder.model.config.vocab_size
+        compiled = module.JsonGrammar.compile(BUNDLED_CHECKPOINT, json.dumps(RECORD), vocab_size)
+        grammar = module.JsonGrammar(compiled, vocab_size, counts)
         choose = grammar.choose if masked else module.argmax_drafts
         answer = module.Speculation(decoder, numbers).run(prompts[0], 0.0, choose, grammar.edit, counts)
         results.append((answer, counts.cycles))

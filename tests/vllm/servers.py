@@ -36,19 +36,18 @@ class Setup:
         return ("--max-model-len", str(self.max_model_len), scheduling, *self.options, *config)
 
 
+STRUCTURED = (
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+    # The template thinks only when asked to, and so must the parser.
+    *("--reasoning-parser", "deepseek_v3"),
+    *("--reasoning-config", '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'),
+    # A small model would fill JSON with blanks for ever.
+    *("--structured-outputs-config.backend", "xgrammar"),
+    *("--structured-outputs-config.disable_any_whitespace", "true"),
+)
+
 SETUPS: dict[str, Setup] = {
-    "trained": Setup(
-        "trained",
-        options=(
-            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-            # The template thinks only when asked to, and so must the parser.
-            *("--reasoning-parser", "deepseek_v3"),
-            *("--reasoning-config", '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'),
-            # A small model would fill JSON with blanks for ever.
-            *("--structured-outputs-config.backend", "xgrammar"),
-            *("--structured-outputs-config.disable_any_whitespace", "true"),
-        ),
-    ),
+    "trained": Setup("trained", options=STRUCTURED),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
     "prefixes": Setup("plain", options=("--block-size", "32")),
     # A budget that cuts prompts and, with more than one request, blocks.
@@ -82,7 +81,7 @@ SETUPS: dict[str, Setup] = {
             ),
         ),
     ),
-    "auto": Setup("trained", asynchronous=True, defaults=AR_IN_COMPANY),
+    "auto": Setup("trained", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
     "compiled": Setup("one-layer", max_model_len=256, options=("--no-enforce-eager",)),
 }
 

@@ -105,6 +105,27 @@ def test_completion_fits(running: Any, kind: str, temperature: float) -> None:
         assert texts["ar"] == texts["self_speculation"]
 
 
+def test_drafts_keep_to_a_grammar_that_forces_the_model_off_its_way(running: Any) -> None:
+    """Drafts as picked would give hardly more than one token a cycle here (docs/features.md)."""
+    api = running.endpoint
+    options = {"decoding_mode": "self_speculation"}
+    before = running.client.settled()
+    for number in range(12):
+        fields = {"temperature": 0, "max_tokens": 100, "response_format": as_schema(RECORD)}
+        choice = api.chat(options, f"What is {34 + number} + {57 - number}?", **fields)
+        validate(json.loads(choice["message"]["content"]), RECORD)
+    after = running.client.settled()
+
+    def rise(name: str, **labels: str) -> float:
+        name = f"nemotron_diffusion:{name}_total"
+        labels["decoding_mode"] = "self_speculation"
+        return float(after.total(name, **labels) - before.total(name, **labels))
+
+    decoded = rise("generated_tokens") - rise("forwards", kind="prefill")
+    print(f"{running.name}: {decoded / rise('forwards', kind='verify'):.2f} tokens per verify forward")
+    assert decoded > 2.5 * rise("forwards", kind="verify")
+
+
 @pytest.mark.parametrize("kind", ["regex", "choice", "grammar", "schema"])
 def test_diffusion_refuses_constraints(running: Any, kind: str) -> None:
     value: Any = {"regex": REGEX, "choice": WORDS, "grammar": GRAMMAR, "schema": RECORD}[kind]

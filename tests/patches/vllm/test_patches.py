@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -130,32 +131,33 @@ class TestOnVllm:
             with pytest.raises(VLLMValidationError, match="min_p and logit_bias"):
                 params._validate_spec_decode(ngram)
 
-    def test_block_lengths_reach_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_plan_of_drafts_reaches_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
-        from nemotron_diffusion_patches.vllm import block_lengths
+        from nemotron_diffusion_patches.vllm import draft_plan
 
-        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_block_lengths", False, raising=False)
+        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_draft_plan", False, raising=False)
         monkeypatch.setattr(GPUModelRunner, "execute_model", lambda self, output, more=0: (output, more))
-        seen: list[tuple[Any, dict[str, int]]] = []
-        block_lengths.patch(lambda runner, lengths: seen.append((runner, lengths))).apply()
-        plain, marked = SimpleNamespace(), SimpleNamespace(**{block_lengths.LENGTHS_ATTRIBUTE: {"a": 8}})
+        seen: list[tuple[Any, Any]] = []
+        draft_plan.patch(lambda runner, plan: seen.append((runner, plan))).apply()
+        plain, marked = SimpleNamespace(), SimpleNamespace(**{draft_plan.PLAN_ATTRIBUTE: "a plan"})
         runner = object.__new__(GPUModelRunner)
-        assert runner.execute_model(plain, more=3) == (plain, 3)
         assert runner.execute_model(marked) == (marked, 0)
-        assert seen == [(runner, {"a": 8})]
+        assert runner.execute_model(plain, more=3) == (plain, 3)
+        assert seen == [(runner, "a plan"), (runner, None)], "a plan holds for its own step"
 
-    def test_block_lengths_travel_to_other_processes(self) -> None:
+    def test_block_lengths_travel_to_other_processes_and_grammars_do_not(self) -> None:
         """Workers of a tensor-parallel server get the step pickled."""
         import pickle
 
         from vllm.v1.core.sched.output import SchedulerOutput
 
-        from nemotron_diffusion_patches.vllm.block_lengths import LENGTHS_ATTRIBUTE
+        from nemotron_diffusion_patches.vllm.draft_plan import PLAN_ATTRIBUTE
+        from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan
 
         output = SchedulerOutput.make_empty()
-        setattr(output, LENGTHS_ATTRIBUTE, {"a": 8})
-        assert getattr(pickle.loads(pickle.dumps(output)), LENGTHS_ATTRIBUTE) == {"a": 8}
+        setattr(output, PLAN_ATTRIBUTE, DraftPlan({"a": 8}, {"a": threading.Lock()}))  # type: ignore[dict-item]
+        assert getattr(pickle.loads(pickle.dumps(output)), PLAN_ATTRIBUTE) == DraftPlan({"a": 8}, {})
 
     def test_requests_are_validated_before_they_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest

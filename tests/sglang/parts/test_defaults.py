@@ -150,6 +150,7 @@ def test_bad_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tokenizer_worker_num", 2),
         ("enable_lora", True),
         ("disaggregation_mode", "prefill"),
+        ("grammar_backend", "outlines"),
         ("enable_pdmux", True),
         ("enable_two_batch_overlap", True),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ class Forward:
 
 
 def verify(
-    forward: Forward, rows: np.ndarray, return_logprob: bool = False, has_grammar: bool = False
+    forward: Forward, rows: np.ndarray, return_logprob: bool = False, grammars: Any = None
 ) -> Verified:
     requests = Requests(ServerSettings.read(4, None), 8, VOCAB - 1, VOCAB, torch.device("cpu"))
     for slot, width in zip(SLOTS[1:], WIDTHS, strict=True):
@@ -81,7 +80,6 @@ def verify(
         )
         requests.counts.take(int(slot), params(top_k=1), [SEED_TOKEN])
     batch = batch_of([params(top_k=1)] * len(SLOTS), return_logprob=return_logprob)
-    batch.has_grammar = has_grammar
     size = len(SLOTS)
     step = DecodeStep(
         batch, SLOTS, torch.from_numpy(SLOTS), torch.full((size,), COMPUTED), torch.full((size,), SEED_TOKEN)
@@ -89,7 +87,7 @@ def verify(
     chain = torch.arange(SEED_TOKEN, SEED_TOKEN + 4).repeat(size, 1)
     chain[3, 1] = 0  # a draft that is rejected, of the block of width 2
     chain[4, 2] = 0
-    return Verifier(forward, requests, TorchOperators()).verify(step, rows, chain)  # type: ignore[arg-type]
+    return Verifier(forward, requests, TorchOperators()).verify(step, rows, chain, grammars)  # type: ignore[arg-type]
 
 
 EXPECTED = [[0, 0, 0, 0], [4, 5, 6, 7], [4, 0, 0, 0], [4, 0, 0, 0], [4, 5, 0, 0], [4, 0, 0, 0]]
@@ -143,18 +141,24 @@ def test_everybody_waits(return_logprob: bool, monkeypatch: pytest.MonkeyPatch) 
     assert logits.shape == (6, VOCAB) if return_logprob else logits is None
 
 
-def test_grammars_are_asked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[list[int], list[int]]] = []
+class Grammars:
+    """Allows token 9 alone."""
 
-    def forbid_all_but_9(batch: SimpleNamespace, rows: np.ndarray, chains: torch.Tensor) -> Any:
-        asked.append((rows.tolist(), list(chains.shape)))
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[int], int]] = []
+
+    def mask(self, rows: torch.Tensor, width: int) -> Any:
+        self.asked.append((rows.tolist(), width))
 
         def apply(logits: torch.Tensor) -> None:
+            assert len(logits) == len(rows) * width
             logits[:, :9] = logits[:, 10:] = -torch.inf
 
         return apply
 
-    monkeypatch.setattr(verification, "grammar_mask", forbid_all_but_9)
-    verified = verify(Forward(3, ragged=True), np.arange(1, 6), has_grammar=True)
-    assert asked == [([1, 2, 3], [3, 4]), ([4, 5], [2, 4])]
+
+def test_grammars_are_asked_part_by_part() -> None:
+    grammars = Grammars()
+    verified = verify(Forward(3, ragged=True), np.arange(1, 6), grammars=grammars)
+    assert grammars.asked == [([1, 2, 3], 4), ([4, 5], 4)]
     assert verified.tokens.tolist() == [[0] * 4, *[[9, 0, 0, 0]] * 5]

@@ -1,4 +1,4 @@
-"""`GPUModelRunner.execute_model`: let the block lengths that the scheduler has chosen reach the speculator."""
+"""`GPUModelRunner.execute_model`: let what the scheduler has planned for the drafts reach the speculator."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from nemotron_diffusion_patches import Patch
 from nemotron_diffusion_patches.vllm import SUPPORTED
 
-_MARK = "_nemotron_diffusion_block_lengths"
-LENGTHS_ATTRIBUTE = "nemotron_diffusion_block_lengths"
+_MARK = "_nemotron_diffusion_draft_plan"
+PLAN_ATTRIBUTE = "nemotron_diffusion_plan"
 
 
-def patch(take_lengths: Callable[[Any, dict[str, int]], None]) -> Patch:
-    """`take_lengths(runner, lengths)` gets what is attached to a step's `SchedulerOutput`, if anything is."""
+def patch(take_plan: Callable[[Any, Any | None], None]) -> Patch:
+    """`take_plan(runner, plan)` gets what is attached to a step's `SchedulerOutput`, None where nothing is."""
 
     def install() -> None:
         from vllm.v1.worker.gpu.model_runner import GPUModelRunner
@@ -21,9 +21,7 @@ def patch(take_lengths: Callable[[Any, dict[str, int]], None]) -> Patch:
         original = GPUModelRunner.execute_model
 
         def execute_model(self: Any, scheduler_output: Any, *arguments: Any, **keywords: Any) -> Any:
-            lengths = getattr(scheduler_output, LENGTHS_ATTRIBUTE, None)
-            if lengths is not None:
-                take_lengths(self, lengths)
+            take_plan(self, getattr(scheduler_output, PLAN_ATTRIBUTE, None))
             return original(self, scheduler_output, *arguments, **keywords)
 
         GPUModelRunner.execute_model = execute_model
@@ -35,12 +33,14 @@ def patch(take_lengths: Callable[[Any, dict[str, int]], None]) -> Patch:
         return bool(getattr(GPUModelRunner, _MARK, False))
 
     return Patch(
-        name="block-lengths",
+        name="draft-plan",
         target="vllm.v1.worker.gpu.model_runner.GPUModelRunner.execute_model",
-        reason="a draft must have as many rows as the scheduler has chosen for each request, no more",
-        upstream="SchedulerOutput has one number of drafts for the whole batch, and a speculator does not see it",
+        reason="a draft must have as many rows as the scheduler has chosen for each request, and tokens that the "
+        "request's grammar allows",
+        upstream="SchedulerOutput has one number of drafts for the whole batch and no grammars, and a speculator does "
+        "not see it",
         supported=SUPPORTED,
-        remove_when="the number of drafts of each request is passed to the speculator",
+        remove_when="the number of drafts and the grammar of each request are passed to the speculator",
         install=install,
         is_applied=is_applied,
     )

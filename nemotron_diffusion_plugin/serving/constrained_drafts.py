@@ -1,0 +1,49 @@
+"""Drafts of requests with a grammar, chosen while the logits of their forward exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar, Likeliest, constrain, likeliest_allowed
+from nemotron_diffusion_plugin.serving.block_forward import BlockRows
+
+
+class ConstrainedDrafts:
+    """A `serving.picking.LogitsObserver` that replaces picks by what grammars allow; the host waits for the picks."""
+
+    def __init__(
+        self, slots: np.ndarray, blocks: BlockRows, grammars: Mapping[int, DraftGrammar], mask_token_id: int
+    ) -> None:
+        """`slots` (host `[R]`) are the request slots of the forward's blocks, `grammars` those of some of them."""
+        self._mask_token_id = mask_token_id
+        # The seed's row, the first of a block, drafts nothing.
+        self._open = {
+            int(slot): (int(blocks.offsets[place]) + 1, int(blocks.offsets[place + 1]))
+            for place, slot in enumerate(slots)
+            if int(slot) in grammars
+        }
+        self._grammars = grammars
+
+    def see(self, first: int, logits: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Replace, in place, the tokens of drafts that their grammar forbids."""
+        parts = {
+            slot: slice(max(begin - first, 0), min(end - first, len(tokens)))
+            for slot, (begin, end) in self._open.items()
+            if begin - first < len(tokens) and end > first
+        }
+        if not parts:
+            return
+        picked = tokens.cpu()
+        for slot, rows in parts.items():
+            drafts = picked[rows].tolist()
+            chosen, goes_on = constrain(drafts, self._likeliest(logits[rows]), self._grammars[slot])
+            if chosen != drafts:
+                tokens[rows] = torch.tensor(chosen, device=tokens.device)
+            if not goes_on:
+                del self._open[slot]
+
+    def _likeliest(self, logits: torch.Tensor) -> Likeliest:
+        return lambda place, mask: likeliest_allowed(logits[place], mask, self._mask_token_id)
