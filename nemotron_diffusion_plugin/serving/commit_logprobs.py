@@ -36,13 +36,15 @@ class TokenScores:
 
     @classmethod
     def of(
-        cls, logits: torch.Tensor, tokens: torch.Tensor, most: int, named: torch.Tensor, mask_token_id: int
+        cls, scores: torch.Tensor, tokens: torch.Tensor, most: int, named: torch.Tensor, mask_token_id: int
     ) -> TokenScores:
-        """The scores of tokens int64 `[n]` under logits `[n, V]`: the `most` likeliest, and those of `named` `[m]`."""
-        scores = logits.float().log_softmax(dim=1)
+        """Those of tokens int64 `[n]` among scores `[n, V]`: of the `most` likeliest (-1: all), and of `named` `[m]`.
+
+        The scores of the mask id are overwritten.
+        """
         token, of_named = scores.gather(1, tokens[:, None]), scores[:, named]
         scores[:, mask_token_id] = -torch.inf
-        top, top_ids = scores.topk(most, dim=1)
+        top, top_ids = scores.topk(scores.shape[1] if most < 0 else most, dim=1)
         return cls(token[:, 0], 1 + (scores > token).sum(dim=1), top_ids, top, of_named)
 
     @classmethod
@@ -72,6 +74,8 @@ class CommitLogprobs:
     """The scores of the block of each slot whose request wants them; other slots take no memory."""
 
     def __init__(self, mask_token_id: int, device: torch.device) -> None:
+        self.as_logits = False
+        """Whether the server reports logits instead of log-probabilities."""
         self._mask_token_id = mask_token_id
         self._device = device
         self._wanted: dict[int, tuple[int, torch.Tensor]] = {}
@@ -81,7 +85,7 @@ class CommitLogprobs:
     def take(self, slot: int, most: int | None, named: Sequence[int] = ()) -> None:
         """Take over a slot for a request that wants the `most` likeliest tokens of each place and the ids `named`.
 
-        None where it wants no log-probabilities.
+        -1 stands for the whole vocabulary, None for a request that wants no log-probabilities.
         """
         for kept in (self._wanted, self._step, self._blocks):
             kept.pop(slot, None)
@@ -104,8 +108,9 @@ class CommitLogprobs:
     def see(self, slot: int, logits: torch.Tensor, tokens: torch.Tensor) -> None:
         """Score the next rows of a slot's block: logits `[n, V]` and the tokens int64 `[n]` picked there."""
         most, named = self._wanted[slot]
-        scores = TokenScores.of(logits, tokens, most, named, self._mask_token_id)
-        self._step.setdefault(slot, []).append(scores)
+        scores = logits.float().clone() if self.as_logits else logits.float().log_softmax(dim=1)
+        kept = TokenScores.of(scores, tokens, most, named, self._mask_token_id)
+        self._step.setdefault(slot, []).append(kept)
 
     def commit(self, slots: np.ndarray, committed: torch.Tensor) -> None:
         """Keep the scores of the places that a denoise step has committed, bool `[R, B]` for R slots."""
@@ -118,9 +123,12 @@ class CommitLogprobs:
             self._blocks[slot] = scores.where(committed[row, : len(scores.token)], earlier)
 
     def of(self, slot: int, places: torch.Tensor) -> TokenScores | None:
-        """The scores of some places (int64 `[n]`) of a slot's block; None where its request does not want them."""
+        """The scores of some places (int64 `[n]`) of a slot's block, any for places outside.
+
+        None where its request does not want them, or has committed nothing yet.
+        """
         scores = self._blocks.get(slot)
-        return None if scores is None else scores.at(places)
+        return None if scores is None else scores.at(places.clamp(0, len(scores.token) - 1))
 
 
 class StepObserver:

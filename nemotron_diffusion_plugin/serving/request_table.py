@@ -86,8 +86,8 @@ class RequestTable:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again.
 
         The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens. It wants
-        the log-probabilities of its tokens, of the `logprobs` likeliest beside each and of the ids `named_logprobs`;
-        None where it wants none.
+        the log-probabilities of its tokens, of the `logprobs` likeliest beside each (-1: all) and of the ids
+        `named_logprobs`; None where it wants none.
         """
         mode = options.decoding_mode
         self.auto[slot] = mode is DecodingMode.AUTO

@@ -12,6 +12,7 @@ import torch
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.acceptance import Outcome
+from nemotron_diffusion_plugin.sglang.logprobs import wanted_logprobs
 from nemotron_diffusion_plugin.sglang.penalties import OutputCounts, has_penalties
 
 _SEED = "_nemotron_diffusion_seed"
@@ -47,6 +48,7 @@ class Requests:
         stops = stop_token_ids(req)
         prompt_len = len(req.origin_input_ids)
         greedy = is_greedy(params)
+        logprobs, named = wanted_logprobs(req)
         self.table.take(
             slot,
             options,
@@ -55,6 +57,8 @@ class Requests:
             temperature=0.0 if greedy else params.temperature,
             min_tokens=params.min_new_tokens,
             stop_ids=stops,
+            logprobs=logprobs,
+            named_logprobs=named,
         )
         self.counts.take(slot, params, req.output_ids)
         self.seeded[slot] = seeded = params.sampling_seed is not None and not greedy

@@ -14,6 +14,7 @@ from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, GrammarMask, Outcome
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward, PreparedBlocks
 from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
+from nemotron_diffusion_plugin.sglang.logprobs import put_commit_scores
 from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
 
@@ -76,6 +77,9 @@ class Verifier:
         if logits is not None:
             output.next_token_logits = logits.view(-1, logits.shape[2])
             compute_spec_logprobs(step.batch, output, tokens.reshape(-1), chain_stride=stride)
+            taken_part = np.zeros(step.size, dtype=np.int64)
+            taken_part[rows] = widths
+            put_commit_scores(self.table, output, step.slots, taken_part, stride)
         last = tokens.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
         return Verified(tokens, lengths, torch.where(lengths > 0, last, step.seeds), output)
 

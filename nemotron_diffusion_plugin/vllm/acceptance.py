@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+from vllm.v1.worker.gpu.sample.logprob import compute_topk_scores
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
+from nemotron_diffusion_plugin.vllm.logprobs import LOGITS_MODES, put_commit_scores
 
 Resume = Callable[[np.ndarray, np.ndarray], None]
 """Called with the slots of a step and the host's bounds on their sequence lengths, before acceptance."""
@@ -59,8 +61,17 @@ class BlockSampler(Sampler):
     def __call__(self, logits: torch.Tensor, input_batch: Any) -> SamplerOutput:
         """Sample one token per request, after the blocks of resumed requests are planned again."""
         self.resume(input_batch.idx_mapping_np, input_batch.seq_lens_cpu_upper_bound.numpy())
-        self.last_output = super().__call__(logits, input_batch)
-        return self.last_output
+        self.last_output = output = super().__call__(logits, input_batch)
+        if output.logprobs_tensors is not None:
+            positions = input_batch.positions[input_batch.logits_indices]
+            put_commit_scores(
+                self.table,
+                output.logprobs_tensors,
+                input_batch.idx_mapping_np,
+                input_batch.cu_num_logits_np,
+                positions,
+            )
+        return output
 
     def sample(
         self,
@@ -82,7 +93,14 @@ class BlockSampler(Sampler):
 
 
 class BlockRejectionSampler(RejectionSampler):
-    """vLLM's rejection sampler; every draft of a diffusion request is accepted."""
+    """vLLM's rejection sampler; every draft of a diffusion request is accepted.
+
+    Beside that it knows requests that name the token ids of their log-probabilities, which vLLM's does not.
+    """
+
+    _most_named = 0
+    _chunk: tuple[np.ndarray, torch.Tensor, torch.Tensor]
+    """Of the part of the batch under way: the request slots, the slot of each row, and the position of each row."""
 
     def __init__(self, sampler: BlockSampler, speculative_config: Any, device: torch.device) -> None:
         super().__init__(sampler, speculative_config, device)
@@ -93,6 +111,8 @@ class BlockRejectionSampler(RejectionSampler):
     ) -> SamplerOutput:
         """Verify the drafts of all requests, after the blocks of resumed requests are planned again."""
         self.block_sampler.resume(input_batch.idx_mapping_np, input_batch.seq_lens_cpu_upper_bound.numpy())
+        named = self.sampler.logprob_token_ids_state
+        self._most_named = named.max_num_token_ids(input_batch.idx_mapping_np)
         output = super().__call__(logits, input_batch, *arguments, **keywords)
         self.block_sampler.last_output = output
         return output
@@ -109,6 +129,7 @@ class BlockRejectionSampler(RejectionSampler):
         expanded_idx_mapping: torch.Tensor,
         *arguments: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self._chunk = idx_mapping_np, expanded_idx_mapping, pos
         processed, sampled, num_sampled = super()._verify(
             logits,
             draft_logits,
@@ -127,6 +148,37 @@ class BlockRejectionSampler(RejectionSampler):
                 processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled
             )
         return processed, sampled, num_sampled
+
+    def _get_logprobs_tensors(
+        self,
+        sampled: torch.Tensor,
+        num_sampled: torch.Tensor,
+        logits: torch.Tensor,
+        cu_num_logits: torch.Tensor,
+        cu_num_logits_np: np.ndarray,
+        max_num_logprobs: int,
+    ) -> Any:
+        """Those of the tokens returned: of diffusion requests as they were when a token was committed."""
+        most = max(max_num_logprobs, 0) if self._most_named else max_num_logprobs
+        tensors = super()._get_logprobs_tensors(
+            sampled, num_sampled, logits, cu_num_logits, cu_num_logits_np, most
+        )
+        if tensors is None:
+            return None
+        slots, slot_of_row, positions = self._chunk
+        if self._most_named:
+            tensors = compute_topk_scores(
+                logits,
+                most,
+                tensors.logprob_token_ids[:, 0].contiguous(),
+                tensors.cu_num_generated_tokens,
+                logprob_token_ids_state=self.sampler.logprob_token_ids_state,
+                expanded_idx_mapping=slot_of_row,
+                max_per_req_token_ids=self._most_named,
+                logits_mode=self.sampler.logprobs_mode in LOGITS_MODES,
+            )
+        put_commit_scores(self.block_sampler.table, tensors, slots, cu_num_logits_np, positions)
+        return tensors
 
     def _accept_all(
         self,

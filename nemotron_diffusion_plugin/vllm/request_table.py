@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
+from nemotron_diffusion_plugin.vllm.logprobs import wanted_logprobs
 from nemotron_diffusion_plugin.vllm.settings import request_options
 
 
@@ -13,6 +14,7 @@ class VllmRequestTable(RequestTable):
 
     def add(self, slot: int, prompt_len: int, params: Any, max_model_len: int) -> None:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again."""
+        logprobs, named = wanted_logprobs(params)
         self.take(
             slot,
             request_options(self.settings, params),
@@ -21,6 +23,8 @@ class VllmRequestTable(RequestTable):
             temperature=params.temperature,
             min_tokens=params.min_tokens or 0,
             stop_ids=stop_token_ids(params),
+            logprobs=logprobs,
+            named_logprobs=named,
         )
 
 

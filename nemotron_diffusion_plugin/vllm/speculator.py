@@ -23,6 +23,7 @@ from nemotron_diffusion_plugin.serving.request_table import DIFFUSION, SELF_SPEC
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
 from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan, DraftWalk, SampledTokens
+from nemotron_diffusion_plugin.vllm.logprobs import LOGITS_MODES
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable
 from nemotron_diffusion_plugin.vllm.settings import server_settings
@@ -68,6 +69,7 @@ class BlockSpeculator(BaseSpeculator):
             vllm_config.model_config.hf_config.mask_token_id,
             device,
         )
+        self.table.logprobs.as_logits = vllm_config.model_config.logprobs_mode in LOGITS_MODES
         self._report = StepReport()
         self._plan = DraftPlan()
         _speculators[id(vllm_config)] = self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,10 @@ class Reference:
         logits, _ = self.decoder.model(tokens, torch.arange(count), masks.causal(count))
         rows = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         return rows.gather(1, tokens[0, len(prompt) :, None])[:, 0].tolist()
+
+    def chosen_with(self, case: Case) -> list[float]:
+        """The log-probability of each token of an answer under the logits that chose it."""
+        return [math.log(confidence) for confidence in self.generate(case).confidences]
 
     def totals(self, cases: Sequence[Case], mode: str) -> dict[str, int]:
         """Forwards of the cases of one mode by kind, the prefill's included."""

@@ -35,6 +35,8 @@ def take(
     temperature: float = 0.0,
     min_tokens: int = 0,
     stop_ids: tuple[int, ...] = (NO_STOP,),
+    logprobs: int | None = None,
+    named_logprobs: tuple[int, ...] = (),
 ) -> None:
     table.take(
         slot,
@@ -44,6 +46,8 @@ def take(
         temperature=temperature,
         min_tokens=min_tokens,
         stop_ids=stop_ids,
+        logprobs=logprobs,
+        named_logprobs=named_logprobs,
     )
 
 

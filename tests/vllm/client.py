@@ -68,10 +68,10 @@ class Client:
         [answer] = self.choices(case, **more)
         return answer
 
-    def complete_all(self, cases: Sequence[Case]) -> list[Answer]:
+    def complete_all(self, cases: Sequence[Case], **fields: Any) -> list[Answer]:
         """All cases at once, each in a connection of its own."""
         with ThreadPoolExecutor(len(cases)) as pool:
-            return list(pool.map(self.complete, cases))
+            return list(pool.map(lambda case: self.complete(case, **fields), cases))
 
     @contextmanager
     def in_background(self, cases: Sequence[Case]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Streaming, stop strings, several choices and log-probabilities, in every mode."""
+"""Streaming, stop strings and several choices, in every mode."""
 
 from __future__ import annotations
 
@@ -58,22 +58,6 @@ def test_several_choices(running: Running, mode: str) -> None:
     alone = [running.client.complete(case, temperature=1.0, seed=7 + number) for number in range(3)]
     assert [choice.token_ids for choice in choices] == [answer.token_ids for answer in alone]
     assert len({tuple(choice.token_ids) for choice in choices}) == 3
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_logprobs_are_those_of_the_tokens_returned(running: Running, mode: str) -> None:
-    """Every token's log-probability is the causal one, also where a diffusion block was taken as it is."""
-    case = a_case(running, mode)
-    answer = running.client.complete(case, logprobs=3)
-    assert answer.token_ids == running.reference.generate(case).token_ids
-    logprobs = answer.choice["logprobs"]
-    expected = running.reference.logprobs(case.prompt, answer.token_ids)
-    assert logprobs["token_logprobs"] == pytest.approx(expected, abs=2e-4)
-    assert len(logprobs["top_logprobs"]) == len(answer.token_ids)
-    assert all(len(alternatives) >= 3 for alternatives in logprobs["top_logprobs"])
-    if mode != "diffusion":
-        for chosen, alternatives in zip(expected, logprobs["top_logprobs"], strict=True):
-            assert chosen == pytest.approx(max(alternatives.values()), abs=2e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -18,15 +18,18 @@ def decode(request: Request) -> None:
         if request.block_length == 1:
             request.causal_step()
             continue
-        block = denoise(request, request.block_length)
-        picked, keys_values = request.causal(block)
+        block, committed = denoise(request, request.block_length)
+        picked, confidence, keys_values = request.causal(block)
         request.cache.append(keys_values)
-        request.emit(torch.cat([block[1:], picked[-1:]]))
+        request.emit(torch.cat([block[1:], picked[-1:]]), torch.cat([committed[1:], confidence[-1:]]))
         request.report("verify", block)
 
 
-def denoise(request: Request, length: int) -> torch.Tensor:
-    """Return the denoised block, int64 `[length]`, its seed first; masks stay after a stop token only."""
+def denoise(request: Request, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the denoised block, int64 `[length]`, its seed first, and the confidences it was committed with.
+
+    Masks stay after a stop token only.
+    """
     config = request.model.config
     start = request.cache.length
     rules = CommitRules.of([request.options])
@@ -34,15 +37,18 @@ def denoise(request: Request, length: int) -> torch.Tensor:
         torch.tensor([request.seed]), torch.tensor([length]), length, config.mask_token_id
     )
     num_masks = block.length - 1
+    committed = torch.zeros(length)
     steps = 0
     while not block.finished.item():
         logits = request.bidirectional(block.tokens[0])
         steps += 1
         picked, confidence = request.pick_masked(logits, start, noise_step=steps)
-        block.commit(picked[None], choose(confidence[None], block.masked, block.step, num_masks, rules))
+        chosen = choose(confidence[None], block.masked, block.step, num_masks, rules)
+        committed = torch.where(chosen[0], confidence, committed)
+        block.commit(picked[None], chosen)
         request.report("denoise", block.tokens[0], block.masked[0])
         if ends_block(block.tokens, block.masked, request.is_stop(block.tokens[0])[None]).item():
             break
     request.result.denoise_forwards += steps
     request.result.denoise_steps.append(steps)
-    return block.tokens[0]
+    return block.tokens[0], committed

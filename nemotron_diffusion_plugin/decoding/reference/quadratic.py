@@ -21,12 +21,12 @@ def decode(request: Request, prompt: Sequence[int]) -> None:
             request.causal_step()
             continue
         draft = draft[: request.block_length]
-        causal_picks, next_drafts, keys_values = _forward(request, draft)
+        causal_picks, confidence, next_drafts, keys_values = _forward(request, draft)
         agrees = (causal_picks[:-1] == draft[1:]).long()
         accepted = int(agrees.cumprod(dim=0).sum())
         request.cache.append(keys_values, count=accepted + 1)
         request.result.accepted.append(accepted)
-        request.emit(causal_picks[: accepted + 1])
+        request.emit(causal_picks[: accepted + 1], confidence)
         draft = next_drafts[accepted]
         request.report("verify", draft)
 
@@ -39,15 +39,17 @@ def _prefill(request: Request, prompt: Sequence[int]) -> torch.Tensor:
         tokens[None], torch.arange(count + length), masks.prompt_and_masks(count, length)
     )
     request.cache.append(keys_values, count=count)
-    request.emit(request.pick_causal(logits[0, count - 1 : count], first_position=count))
+    request.emit(*request.pick_causal(logits[0, count - 1 : count], first_position=count))
     picks, _ = request.pick_masked(logits[0, count:], count, SHARED_NOISE)
     draft = torch.cat([torch.tensor([request.seed]), picks[1:]])
     request.report("prefill", draft)
     return draft
 
 
-def _forward(request: Request, draft: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, KeysValues]:
-    """Return the causal pick after each draft `[n]`, the next draft behind each `[n, n]`, and the drafts' KV.
+def _forward(
+    request: Request, draft: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, KeysValues]:
+    """Return causal picks after each draft `[n]`, their confidences, the next draft behind each `[n, n]`, and the KV.
 
     Row j of the next drafts starts with the causal pick after draft j.
     """
@@ -59,7 +61,7 @@ def _forward(request: Request, draft: torch.Tensor) -> tuple[torch.Tensor, torch
     )
     request.result.verify_forwards += 1
     grouped = logits[0].unflatten(0, (count, count + 1))  # [n, n + 1, V]
-    causal_picks = request.pick_causal(grouped[:, 0], first_position=start + 1)
+    causal_picks, confidence = request.pick_causal(grouped[:, 0], first_position=start + 1)
     behind = [
         request.pick_masked(grouped[group, 1:], start + group + 1, SHARED_NOISE)[0] for group in range(count)
     ]
@@ -68,6 +70,7 @@ def _forward(request: Request, draft: torch.Tensor) -> tuple[torch.Tensor, torch
     clean = torch.arange(count) * (count + 1)
     return (
         causal_picks,
+        confidence,
         next_drafts,
         [(keys[:, :, clean], values[:, :, clean]) for keys, values in keys_values],
     )

@@ -57,7 +57,7 @@ class Request:
         hidden, keys_values = self.model(tokens, torch.arange(count), masks.causal(count), return_hidden=True)
         self.cache.append(keys_values)
         logits = self.model.diffusion_head(hidden[0, -1:])
-        self.emit(self.pick_causal(logits, first_position=count))
+        self.emit(*self.pick_causal(logits, first_position=count))
         self.report("prefill", torch.tensor([self.seed]))
 
     def bidirectional(self, block: torch.Tensor, lora: DrafterLora | None = None) -> torch.Tensor:
@@ -67,24 +67,24 @@ class Request:
         logits, _ = self.model(block[None], positions, masks.bidirectional(count, start), self.cache, lora)
         return logits[0]
 
-    def causal(self, block: torch.Tensor) -> tuple[torch.Tensor, KeysValues]:
-        """C(x): the token picked after each position of `block` `[n]`, and the new KV."""
+    def causal(self, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, KeysValues]:
+        """C(x): the token picked after each position of `block` `[n]`, their confidences, and the new KV."""
         start, count = self.cache.length, block.shape[0]
         positions = torch.arange(start, start + count)
         logits, keys_values = self.model(block[None], positions, masks.causal(count, start), self.cache)
         self.result.verify_forwards += 1
-        return self.pick_causal(logits[0], first_position=start + 1), keys_values
+        return *self.pick_causal(logits[0], first_position=start + 1), keys_values
 
     def causal_step(self) -> None:
         """Cache the seed and emit the next one: one token for one forward."""
-        picked, keys_values = self.causal(torch.tensor([self.seed]))
+        picked, confidence, keys_values = self.causal(torch.tensor([self.seed]))
         self.cache.append(keys_values)
-        self.emit(picked)
+        self.emit(picked, confidence)
         self.report("verify", picked)
 
-    def pick_causal(self, logits: torch.Tensor, first_position: int) -> torch.Tensor:
-        """Pick like ordinary AR decoding, from the whole vocabulary: int64 `[n]` for logits `[n, V]`."""
-        return self._pick(logits, None, first_position, SHARED_NOISE)[0]
+    def pick_causal(self, logits: torch.Tensor, first_position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pick like ordinary AR decoding, from the whole vocabulary: tokens `[n]` and confidences `[n]`."""
+        return self._pick(logits, None, first_position, SHARED_NOISE)
 
     def pick_masked(
         self, logits: torch.Tensor, first_position: int, noise_step: int
@@ -92,13 +92,14 @@ class Request:
         """Pick for the positions of a block, never the mask id: tokens `[n]` and confidences `[n]`."""
         return self._pick(logits, self.model.config.mask_token_id, first_position, noise_step)
 
-    def emit(self, tokens: torch.Tensor) -> None:
-        """Append tokens up to a stop token or a limit; the last token given becomes the seed."""
+    def emit(self, tokens: torch.Tensor, confidence: torch.Tensor) -> None:
+        """Append tokens and their confidences up to a stop token or a limit; the last token becomes the seed."""
         result = self.result
         kept, result.finish_reason = trim(
             tokens.tolist(), self.stop_token_ids, self.max_new_tokens, self.min_tokens, len(result.token_ids)
         )
         result.token_ids += kept
+        result.confidences += confidence[: len(kept)].tolist()
         self.seed = int(tokens[-1])
 
     def is_stop(self, block: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ class Generation:
 
     Attributes:
         token_ids: the tokens emitted, a stop token included.
+        confidences: the un-tempered softmax probability of each token under the logits that chose it: those of the
+            denoise step that committed it, or causal ones.
         finish_reason: "stop" after a stop token, "length" at a limit.
         draft_forwards: drafts of self-speculation.
         denoise_forwards: denoise steps of diffusion.
@@ -23,6 +25,7 @@ class Generation:
     """
 
     token_ids: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     draft_forwards: int = 0
     denoise_forwards: int = 0

@@ -17,12 +17,12 @@ def decode(request: Request) -> None:
             request.causal_step()
             continue
         block = draft(request, request.block_length)
-        verified, keys_values = request.causal(block)
+        verified, confidence, keys_values = request.causal(block)
         num_drafts = torch.tensor([block.shape[0] - 1])
         accepted = int(accept_longest_prefix(block[None, 1:], verified[None], num_drafts))
         request.cache.append(keys_values, count=accepted + 1)
         request.result.accepted.append(accepted)
-        request.emit(verified[: accepted + 1])
+        request.emit(verified[: accepted + 1], confidence)
         request.report("verify", verified[: accepted + 1])
 
 

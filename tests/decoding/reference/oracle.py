@@ -84,6 +84,11 @@ class Oracle:
         visible = torch.tensor([[k <= q for k in range(count)] for q in range(count)])
         return self.forward(tokens, list(range(count)), visible)
 
+    def next(self, tokens):
+        """The likeliest token behind some tokens, and its probability."""
+        probability, token = self.causal(tokens)[-1].softmax(-1).max(dim=-1)
+        return int(token), float(probability)
+
     def block(self, prefix, block, lora=False):
         count, start = len(prefix) + len(block), len(prefix)
         visible = torch.tensor([[k <= q or q >= start for k in range(count)] for q in range(count)])
@@ -109,11 +114,12 @@ def schedule(masks, steps):
 
 
 def diffusion(oracle, prompt, count, block_size, threshold, steps=None):
-    """Returns tokens, denoise steps of every block, and commit passes."""
-    seed = int(oracle.causal(list(prompt))[-1].argmax())
-    prefix, emitted, taken, commits = list(prompt), [seed], [], 0
+    """Returns tokens, what each was chosen with, denoise steps of every block, and commit passes."""
+    seed, sure = oracle.next(list(prompt))
+    prefix, emitted, confidences, taken, commits = list(prompt), [seed], [sure], [], 0
     while len(emitted) < count:
         x = [seed] + [None] * (block_size - 1)
+        chosen_with = [sure] + [None] * (block_size - 1)
         plan = schedule(block_size - 1, steps or block_size - 1)
         done = 0
         while None in x:
@@ -125,14 +131,15 @@ def diffusion(oracle, prompt, count, block_size, threshold, steps=None):
             forced = open_places[: plan[done] if steps or threshold is None else 1]
             for i in open_places:
                 if i in forced or (threshold is not None and p[i] >= threshold):
-                    x[i] = x0[i]
+                    x[i], chosen_with[i] = x0[i], p[i]
             done += 1
         taken.append(done)
         commits += 1
         prefix += x
-        seed = int(oracle.causal(prefix)[-1].argmax())
+        seed, sure = oracle.next(prefix)
         emitted += [*x[1:], seed]
-    return emitted[:count], taken, commits
+        confidences += [*chosen_with[1:], sure]
+    return emitted[:count], confidences[:count], taken, commits
 
 
 def linear(oracle, prompt, count, block_size, lora):

@@ -85,6 +85,19 @@ def test_ar_and_linear_self_speculation(pair, count):
         assert result.draft_forwards == result.verify_forwards == len(accepted)
 
 
+def test_confidences_of_causal_picks(pair):
+    """They are un-tempered, also where tokens are sampled; every mode without denoising has the same."""
+    reference, stock = pair
+    prompt = prompt_of(12)
+    sampled = {"temperature": 0.8, "seed": 3}
+    runs = [reference.generate(prompt, 30, options, **sampled) for options in (AR, DecodingOptions())]
+    runs.append(reference.generate(prompt, 30, DecodingOptions(block_size=5), quadratic=True, **sampled))
+    rows = stock.causal(prompt + runs[0].token_ids)[len(prompt) - 1 : -1].softmax(-1)
+    expected = [float(row[token]) for row, token in zip(rows, runs[0].token_ids, strict=True)]
+    for run in runs:
+        assert run.confidences == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("count", "block_size", "threshold", "steps"),
     [(1, 32, 0.9, None), (60, 16, 0.5, None), (17, 8, 0.9, 3), (17, 8, 0.3, 1), (150, 32, 0.9, None)],
@@ -99,8 +112,9 @@ def test_diffusion(pair, count, block_size, threshold, steps):
         denoising_steps=steps,
     )
     result = reference.generate(prompt, 50, options)
-    tokens, taken, commits = oracle.diffusion(stock, prompt, 50, block_size, threshold, steps)
+    tokens, confidences, taken, commits = oracle.diffusion(stock, prompt, 50, block_size, threshold, steps)
     assert result.token_ids == tokens
+    assert result.confidences == pytest.approx(confidences, rel=1e-3)
     assert result.denoise_steps == taken
     assert (result.denoise_forwards, result.verify_forwards) == (sum(taken), commits)
 
@@ -115,7 +129,7 @@ def test_diffusion_by_schedule(pair):
         denoising_steps=4,
     )
     result = reference.generate(prompt, 40, options)
-    tokens, taken, _ = oracle.diffusion(stock, prompt, 40, 16, None, 4)
+    tokens, _, taken, _ = oracle.diffusion(stock, prompt, 40, 16, None, 4)
     assert (result.token_ids, result.denoise_steps) == (tokens, taken)
 
 
