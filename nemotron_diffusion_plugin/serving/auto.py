@@ -16,9 +16,12 @@ from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.roofline.costs import Precision, forward_cost
 from nemotron_diffusion_plugin.roofline.hardware import GPUS
 from nemotron_diffusion_plugin.roofline.shapes import ModelShape
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.serving.settings import MEASURED, TABLE, ServerSettings
 
 _ESTIMATE = "_nemotron_diffusion_estimate"
+
+EAGER_MS_PER_LAYER = 0.15
+"""What the arithmetic takes the launches of a layer to last where a forward replays no CUDA graph. A guess."""
 
 EFFICIENCY = 0.75
 """The share of a data sheet's bandwidth and FLOP/s that the arithmetic counts on."""
@@ -47,7 +50,27 @@ def arithmetic_costs(hf_config: Any, device_name: str, tensor_parallel: int = 1)
 
     Weights and KV count as 16 bits wide. Communication between ranks, launches and the host are not counted.
     """
-    shape = ModelShape(
+    shape = _shape(hf_config)
+    gpu = GPUS[known_gpu(device_name)].at(EFFICIENCY, EFFICIENCY)
+    one, most = (forward_cost(shape.network, rows, 0, 1, Precision()) for rows in (1, _MOST_ROWS))
+    read, compute = one.memory_time(gpu), most.compute_time(gpu) / _MOST_ROWS
+    # Below the border a forward takes as long as reading the weights does, above it as long as computing the rows.
+    border = max(2, round(read / compute))
+    scale = 1e3 / tensor_parallel
+    points = ((1, read * scale), (border, read * scale), (2 * border, 2 * read * scale))
+    per_token = forward_cost(shape.network, 0, 1, 1, Precision()).kv_bytes / (gpu.bandwidth * 1e12)
+    return ForwardCosts(points, points, per_token * scale, EAGER_MS_PER_LAYER * hf_config.num_hidden_layers)
+
+
+def cached_token_share(hf_config: Any) -> float:
+    """The bytes of a cached token's keys and values over those of the weights, both 16 bits wide."""
+    network = _shape(hf_config).network
+    weights = forward_cost(network, 0, 0, 1, Precision()).weight_bytes
+    return forward_cost(network, 0, 1, 1, Precision()).kv_bytes / weights
+
+
+def _shape(hf_config: Any) -> ModelShape:
+    return ModelShape(
         "served",
         hidden=hf_config.hidden_size,
         intermediate=hf_config.intermediate_size,
@@ -57,21 +80,12 @@ def arithmetic_costs(hf_config: Any, device_name: str, tensor_parallel: int = 1)
         head_dim=hf_config.head_dim,
         vocab=hf_config.vocab_size,
     )
-    gpu = GPUS[known_gpu(device_name)].at(EFFICIENCY, EFFICIENCY)
-    one, most = (forward_cost(shape.network, rows, 0, 1, Precision()) for rows in (1, _MOST_ROWS))
-    read, compute = one.memory_time(gpu), most.compute_time(gpu) / _MOST_ROWS
-    # Below the border a forward takes as long as reading the weights does, above it as long as computing the rows.
-    border = max(2, round(read / compute))
-    scale = 1e3 / tensor_parallel
-    points = ((1, read * scale), (border, read * scale), (2 * border, 2 * read * scale))
-    per_token = forward_cost(shape.network, 0, 1, 1, Precision()).kv_bytes / (gpu.bandwidth * 1e12)
-    return ForwardCosts(points, points, per_token * scale)
 
 
 def make_policy(
     settings: ServerSettings, hf_config: Any, device_name: str, tensor_parallel: int, engine: Engine
 ) -> BlockPolicy:
-    """The policy of a server: by its table of costs, or by arithmetic where it was given none."""
+    """The policy of a server: by its table of costs, or by arithmetic until costs are measured."""
     costs = settings.forward_costs or arithmetic_costs(hf_config, device_name, tensor_parallel)
     return BlockPolicy(costs, settings.auto_blocks, engine)
 
@@ -79,8 +93,10 @@ def make_policy(
 def describe(settings: ServerSettings, device_name: str) -> str:
     """One line for the log: what auto chooses from, and by which costs."""
     blocks = ", ".join(map(str, reversed(settings.auto_blocks)))
-    if settings.forward_costs is not None:
+    if settings.cost_source == TABLE:
         source = "the given table"
+    elif settings.cost_source == MEASURED:
+        source = "what forwards take here, measured at start"
     elif known_gpu(device_name) in device_name.lower():
         source = f"arithmetic for the {known_gpu(device_name).upper()}"
     else:
@@ -121,15 +137,16 @@ def others_of(others: Sequence[Drafting], policy: BlockPolicy) -> Others:
 
     A diffusion request counts as one that denoises beside the drafts and gives a token a step.
     """
-    verify_rows = draft_rows = verify_kv = draft_kv = 0
-    tokens = 0.0
     expected = policy.estimate()
-    for one in others:
-        given = 1.0
-        if one.mode is not DecodingMode.DIFFUSION:
-            verify_rows, verify_kv = verify_rows + one.block, verify_kv + one.kv
-            given = float(expected.tokens(np.array([min(one.block, policy.longest)]))[0])
-        if one.block > 1:
-            draft_rows, draft_kv = draft_rows + one.block, draft_kv + one.kv
-        tokens += given
-    return Others(verify_rows, draft_rows, verify_kv, draft_kv, tokens)
+    verified = [one for one in others if one.mode is not DecodingMode.DIFFUSION]
+    drafted = [one for one in others if one.block > 1]
+    blocks = np.array([min(one.block, policy.longest) for one in verified], dtype=np.int64)
+    return Others(
+        verify_rows=sum(one.block for one in verified),
+        draft_rows=sum(one.block for one in drafted),
+        verify_kv=sum(one.kv for one in verified),
+        draft_kv=sum(one.kv for one in drafted),
+        tokens=float(expected.tokens(blocks).sum()) + len(others) - len(verified),
+        verify_widths=frozenset(one.block for one in verified),
+        draft_widths=frozenset(one.block for one in drafted),
+    )

@@ -18,6 +18,9 @@ KERNELS = (TORCH, TRITON)
 SYNTHETIC_ACCEPTANCE = "synthetic_acceptance_length"
 AUTO_BLOCK_SIZES = "auto_block_sizes"
 FORWARD_COSTS = "forward_costs"
+MEASURED = "measured"
+ARITHMETIC = "arithmetic"
+TABLE = "table"
 SETTING_NAMES = (
     *OPTION_NAMES,
     DENOISE_FORWARDS,
@@ -42,7 +45,9 @@ class ServerSettings:
         synthetic_acceptance: tokens that a cycle of self-speculation is made to emit on average, whatever was drafted;
             for measuring the time of a cycle without weights.
         auto_blocks: the block lengths that auto chooses from beside 1, increasing; `MOST_AUTO_BLOCKS` at most.
-        forward_costs: what auto takes a forward to cost; None for the arithmetic of the GPU.
+        cost_source: where auto knows from what forwards cost: `MEASURED` at start, `ARITHMETIC` of the GPU's data
+            sheet, or `TABLE`.
+        forward_costs: the table; None without one.
     """
 
     block_size: int
@@ -51,6 +56,7 @@ class ServerSettings:
     kernels: str = TORCH
     synthetic_acceptance: float | None = None
     auto_blocks: tuple[int, ...] = ()
+    cost_source: str = MEASURED
     forward_costs: ForwardCosts | None = None
 
     @classmethod
@@ -73,9 +79,8 @@ class ServerSettings:
             )
         synthetic = _synthetic_acceptance(raw, block_size)
         blocks = _auto_blocks(block_size, raw.get(AUTO_BLOCK_SIZES))
-        costs = raw.get(FORWARD_COSTS)
-        table = None if costs is None else ForwardCosts.read(costs)
-        return cls(block_size, defaults, forwards, kernels, synthetic, blocks, table)
+        source, table = _forward_costs(raw.get(FORWARD_COSTS))
+        return cls(block_size, defaults, forwards, kernels, synthetic, blocks, source, table)
 
     def check_load_format(self, load_format: str) -> None:
         """Raise `OptionError` where acceptance is made up though the server has weights: its text would be wrong."""
@@ -103,6 +108,12 @@ def _synthetic_acceptance(raw: Mapping[str, object], block_size: int) -> float |
             "block size"
         )
     return float(length)
+
+
+def _forward_costs(value: object) -> tuple[str, ForwardCosts | None]:
+    if value is None or value == MEASURED:
+        return MEASURED, None
+    return (ARITHMETIC, None) if value == ARITHMETIC else (TABLE, ForwardCosts.read(value))
 
 
 def default_auto_blocks(block_size: int) -> tuple[int, ...]:

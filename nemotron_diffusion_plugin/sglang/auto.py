@@ -9,14 +9,21 @@ import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.decoding.auto.choice import Engine
-from nemotron_diffusion_plugin.decoding.auto.policy import BlockPolicy
-from nemotron_diffusion_plugin.serving.auto import AutoBlocks, Drafting, describe, make_policy
+from nemotron_diffusion_plugin.serving.auto import (
+    AutoBlocks,
+    Drafting,
+    cached_token_share,
+    describe,
+    make_policy,
+)
+from nemotron_diffusion_plugin.serving.measured_costs import MOST_ROWS, as_setting, measure
 from nemotron_diffusion_plugin.serving.request_table import MODES
-from nemotron_diffusion_plugin.serving.settings import ServerSettings, default_auto_blocks
+from nemotron_diffusion_plugin.serving.settings import MEASURED, ServerSettings
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
+from nemotron_diffusion_plugin.sglang.timing import ForwardTimer, of_first_rank
 
 
 class WorkerBlocks(AutoBlocks):
@@ -26,23 +33,23 @@ class WorkerBlocks(AutoBlocks):
         self, settings: ServerSettings, hf_config: Any, server_args: Any, forward: BlockForward
     ) -> None:
         self._settings = settings
+        self._token_share = cached_token_share(hf_config)
         engine = Engine(rows_at_once=forward.max_tokens, ragged=forward.ragged)
         name = device_name(forward.device)
         super().__init__(make_policy(settings, hf_config, name, server_args.tp_size, engine))
         logger.info("Nemotron-Labs-Diffusion: %s", describe(settings, name))
 
-    def use_captured(self) -> None:
-        """Choose between what CUDA graphs were captured for: blocks of the model's length for all, or AR for all.
-
-        A server that was given `auto_block_sizes` keeps them; lengths without a graph run without one.
-        """
+    def begin(self, timer: ForwardTimer, has_graphs: bool) -> None:
+        """Take in for what CUDA graphs were captured, and measure costs where no others were asked for."""
         block = self._settings.block_size
-        if self._settings.auto_blocks != default_auto_blocks(block):
+        if has_graphs:
+            self.policy.engine = replace(self.policy.engine, captured=frozenset({1, block}))
+        if self._settings.cost_source != MEASURED:
             return
-        self.policy = BlockPolicy(self.policy.costs, (block,), replace(self.policy.engine, uniform=True))
-        logger.info(
-            "Nemotron-Labs-Diffusion: auto chooses blocks of %d or AR, as captured in CUDA graphs", block
-        )
+        most = min(MOST_ROWS, timer.most_rows)
+        costs = measure(timer.run, block, most, self._token_share, has_graphs=has_graphs, agree=of_first_rank)
+        self.policy.costs = of_first_rank(costs)
+        logger.info("Nemotron-Labs-Diffusion: measured forward_costs %s", as_setting(self.policy.costs))
 
     def choose_for(self, step: DecodeStep, requests: Requests, most: np.ndarray) -> list[int]:
         """Set the length of the next block of each request in auto; `most`, host `[R]`, is the longest of each row.

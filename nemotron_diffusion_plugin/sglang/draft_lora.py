@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from sglang.srt.distributed import tensor_model_parallel_all_reduce
 from sglang.srt.runtime_context import get_parallel
@@ -29,3 +31,8 @@ class DraftLoraBranch(LowRankBranch):
                 low = tensor_model_parallel_all_reduce(low)
             self.add(output, low, rows)
         return output
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether a loaded model drafts with an adapter."""
+    return any(layer.self_attn.draft_lora.loaded for layer in model.model.layers)

@@ -12,6 +12,7 @@ from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCuda
 from sglang.srt.runtime_context import get_exec, get_spec
 
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
+from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
 from nemotron_diffusion_plugin.sglang.graph_choice import (
     GraphKind,
     block_batch_sizes,
@@ -46,7 +47,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
     def __init__(self, model_runner: Any) -> None:
         backend = model_runner.decode_attention_backend_str
         check_backends(model_runner.prefill_attention_backend_str, backend)
-        self.kinds = block_kinds(_has_lora(model_runner.model))
+        self.kinds = block_kinds(has_adapter(model_runner.model))
         self._capturing: GraphKind | None = None
         self._replaying: GraphKind | None = None
         self._metadata: dict[GraphKind, dict[str, Any]] = {}
@@ -171,10 +172,6 @@ class DecodeStepGraphRunner(DecodeCudaGraphRunner):
 
     def get_spec_info(self, num_tokens: int) -> None:
         """A decode step has no pass."""
-
-
-def _has_lora(model: Any) -> bool:
-    return any(layer.self_attn.draft_lora.loaded for layer in model.model.layers)
 
 
 def _copies(backend: Any) -> dict[str, Any]:

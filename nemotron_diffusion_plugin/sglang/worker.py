@@ -20,6 +20,7 @@ from nemotron_diffusion_plugin.sglang import admission, counters
 from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.defaults import refuse_small_pool
+from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
 from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
@@ -28,6 +29,7 @@ from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.settings import settings_of
 from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.step import DecodeStep, StepReport, slots_of
+from nemotron_diffusion_plugin.sglang.timing import ForwardTimer
 from nemotron_diffusion_plugin.sglang.verification import Verified, Verifier
 
 
@@ -100,9 +102,11 @@ class BlockWorker(BaseSpecWorker):
         return str(names.pop())
 
     def init_cuda_graphs(self) -> None:
-        """Graphs of the draft forward were captured beside the target's (`graphs.py`)."""
-        if getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None:
-            self.auto.use_captured()
+        """Graphs of the draft forward were captured beside the target's (`graphs.py`); now forwards can be timed."""
+        has_graphs = getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None
+        timer = ForwardTimer(self.forward, self.operators, has_adapter(self.model_runner.model))
+        self.auto.begin(timer, has_graphs)
+        self.forward.count = 0
 
     @property
     def draft_worker(self) -> None:

@@ -114,5 +114,23 @@ class DraftPlan:
     lengths: dict[str, int] = field(default_factory=dict)
     grammars: dict[str, RequestGrammar] = field(default_factory=dict)
 
+    def walks(
+        self,
+        rows: np.ndarray,
+        slots: np.ndarray,
+        request_ids: Sequence[str],
+        output: Any | None,
+        num_sampled: torch.Tensor,
+    ) -> dict[int, DraftWalk]:
+        """The grammars of the batch rows `rows` (host) that draft, by request slot.
+
+        They stand behind what the step has sampled: its sampler's `output`, `num_sampled` int `[R]` tokens of each row.
+        """
+        constrained = [row for row in rows.tolist() if request_ids[row] in self.grammars]
+        if not constrained or output is None:
+            return {}
+        sampled = SampledTokens(output.sampled_token_ids, num_sampled)
+        return {int(slots[row]): self.grammars[request_ids[row]].behind(sampled, row) for row in constrained}
+
     def __getstate__(self) -> dict[str, Any]:
         return {"lengths": self.lengths, "grammars": {}}

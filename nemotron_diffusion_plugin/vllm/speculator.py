@@ -15,19 +15,22 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from nemotron_diffusion_patches.vllm import draft_plan as draft_plan_patch
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
+from nemotron_diffusion_patches.vllm import worker_warm_up as worker_warm_up_patch
 from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar
 from nemotron_diffusion_plugin.serving.drafting import NO_GRAMMARS, UNBOUNDED, Drafter, DraftResult
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.request_table import DIFFUSION, SELF_SPECULATION, BlockPhase
+from nemotron_diffusion_plugin.serving.settings import MEASURED
 from nemotron_diffusion_plugin.vllm.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.block_forward import BlockForward
-from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan, DraftWalk, SampledTokens
+from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan
 from nemotron_diffusion_plugin.vllm.logprobs import LOGITS_MODES
 from nemotron_diffusion_plugin.vllm.replay import BlockReplay
 from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 from nemotron_diffusion_plugin.vllm.step_report import StepReport
+from nemotron_diffusion_plugin.vllm.timing import ForwardTimer
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -75,6 +78,7 @@ class BlockSpeculator(BaseSpeculator):
         _speculators[id(vllm_config)] = self
         step_report_patch.patch(_take_report).apply()
         draft_plan_patch.patch(_take_plan).apply()
+        worker_warm_up_patch.patch(_warmed_up).apply()
 
     @property
     def max_model_len(self) -> int:
@@ -101,6 +105,13 @@ class BlockSpeculator(BaseSpeculator):
         picker = BlockPicker(self.table, forward, lambda index: states.seeds.gpu[index], self.operators)
         self.drafter = Drafter(self.table, forward, picker, self.operators)
         self.replay = BlockReplay(self.table, forward, self.req_states)
+
+    def measure_costs(self, runner: Any) -> None:
+        """Time forwards for auto, unless the server was given their costs; the next report has them."""
+        if self.settings.cost_source == MEASURED:
+            timer = ForwardTimer(runner, self.forward, self.table, self.operators)
+            self._report.forward_costs = timer.measure(self.vllm_config.model_config.hf_config)
+            self.forward.take_count()
 
     def take_plan(self, plan: DraftPlan) -> None:
         """Take what the scheduler has planned for the drafts behind the coming step."""
@@ -168,7 +179,9 @@ class BlockSpeculator(BaseSpeculator):
         others = (self.table.mode[slots] != DIFFUSION).any()
         bound = self.settings.denoise_forwards if others else UNBOUNDED
         upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
-        walks = self._walks(speculating, input_batch, num_sampled)
+        walks = self._plan.walks(
+            speculating, slots, input_batch.req_ids, self.sampler.last_output, num_sampled
+        )
         result = self._run(slots[speculating], upper_bound, bound, grammars=walks)
         for walk in walks.values():
             walk.rewind()
@@ -182,22 +195,6 @@ class BlockSpeculator(BaseSpeculator):
         for row in np.flatnonzero(self.table.auto[slots]):
             if request_ids[row] in self._plan.lengths:
                 self.table.block_size[slots[row]] = self._plan.lengths[request_ids[row]]
-
-    def _walks(
-        self, speculating: np.ndarray, input_batch: Any, num_sampled: torch.Tensor
-    ) -> dict[int, DraftWalk]:
-        """The grammars of batch rows that draft, by slot, behind what was just sampled."""
-        rows = [row for row in speculating.tolist() if input_batch.req_ids[row] in self._plan.grammars]
-        output = self.sampler.last_output
-        if not rows or output is None:
-            return {}
-        sampled = SampledTokens(output.sampled_token_ids, num_sampled)
-        return {
-            int(input_batch.idx_mapping_np[row]): self._plan.grammars[input_batch.req_ids[row]].behind(
-                sampled, row
-            )
-            for row in rows
-        }
 
     def _hand_out_rest(
         self, slots: np.ndarray, ends: np.ndarray, drafting: np.ndarray, drafts: torch.Tensor
@@ -289,6 +286,11 @@ class BlockSpeculator(BaseSpeculator):
 def _take_plan(runner: Any, plan: DraftPlan | None) -> None:
     if isinstance(runner.speculator, BlockSpeculator):
         runner.speculator.take_plan(plan or DraftPlan())
+
+
+def _warmed_up(runner: Any) -> None:
+    if isinstance(runner.speculator, BlockSpeculator):
+        runner.speculator.measure_costs(runner)
 
 
 def _take_report(runner: Any) -> StepReport | None:

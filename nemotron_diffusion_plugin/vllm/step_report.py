@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
+
 
 @dataclass
 class StepReport:
@@ -13,8 +15,10 @@ class StepReport:
         denoise_steps: request id -> denoise steps of a block that was finished.
         denoising: ids of the requests whose block still holds masks.
         bidirectional_forwards: forwards of the whole batch.
+        forward_costs: what was measured at start, in the first report.
     """
 
     denoise_steps: dict[str, int] = field(default_factory=dict)
     denoising: frozenset[str] = frozenset()
     bidirectional_forwards: int = 0
+    forward_costs: ForwardCosts | None = None

@@ -11,6 +11,9 @@ from tests.common.cases import Case, prompt
 from tests.common.checkpoints import TRAINED
 from tests.common.metrics import Metrics
 
+ON_A_GPU = {"forward_costs": "arithmetic"}
+"""Settings by which auto chooses as on a GPU, whatever forwards take on this machine."""
+
 AR_IN_COMPANY: dict[str, Any] = {
     "auto_block_sizes": [32],
     "forward_costs": {"causal": [[1, 1.0], [32, 1.0], [33, 100.0], [64, 200.0]]},

@@ -19,6 +19,7 @@ from nemotron_diffusion_plugin.serving.auto import (
     AutoBlocks,
     Drafting,
     arithmetic_costs,
+    cached_token_share,
     describe,
     known_gpu,
     make_policy,
@@ -77,6 +78,7 @@ def test_cached_tokens_take_the_time_to_read_them() -> None:
         GPUS["h200"].bandwidth * EFFICIENCY * 1e12
     )
     assert costs.ms_per_kv_token * 1000 == pytest.approx(read * 1e3)
+    assert costs.ms_per_kv_token == pytest.approx(cached_token_share(CONFIG) * costs.causal[0][1], rel=1e-3)
 
 
 def test_ranks_share_the_work() -> None:
@@ -93,9 +95,14 @@ def test_a_given_table_wins() -> None:
 @pytest.mark.parametrize(
     ("raw", "device", "said"),
     [
-        ({}, "NVIDIA B200", "blocks of 32, 16, 8 or AR by arithmetic for the B200"),
+        ({}, "NVIDIA B200", "blocks of 32, 16, 8 or AR by what forwards take here, measured at start"),
         (
-            {"auto_block_sizes": [4]},
+            {"forward_costs": "arithmetic"},
+            "NVIDIA B200",
+            "blocks of 32, 16, 8 or AR by arithmetic for the B200",
+        ),
+        (
+            {"auto_block_sizes": [4], "forward_costs": "arithmetic"},
             "Odd",
             "blocks of 4 or AR by arithmetic for the H200, as 'Odd' is not known",
         ),
@@ -119,6 +126,7 @@ def test_what_other_requests_add() -> None:
     )
     assert (others.verify_rows, others.verify_kv) == (1 + 16, 130)
     assert (others.draft_rows, others.draft_kv) == (16 + 32, 37)
+    assert (others.verify_widths, others.draft_widths) == ({1, 16}, {16, 32})
     assert others.tokens == pytest.approx(1 + expected + 1)
 
 

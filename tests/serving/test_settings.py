@@ -39,6 +39,15 @@ def test_every_setting_can_be_given() -> None:
     assert given == values[:-2]
     assert settings.auto_blocks == (4, 24)
     assert settings.forward_costs == ForwardCosts(((1, 2.5),), ((1, 2.5),))
+    assert settings.cost_source == "table"
+
+
+@pytest.mark.parametrize("raw", [{}, {"forward_costs": None}, {"forward_costs": "measured"}])
+def test_costs_are_measured_unless_something_else_is_asked_for(raw: dict[str, Any]) -> None:
+    settings = ServerSettings.read(32, raw)
+    assert (settings.cost_source, settings.forward_costs) == ("measured", None)
+    arithmetic = ServerSettings.read(32, {"forward_costs": "arithmetic"})
+    assert (arithmetic.cost_source, arithmetic.forward_costs) == ("arithmetic", None)
 
 
 def test_acceptance_is_made_up_only_without_weights() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.common.auto import AR_IN_COMPANY
+from tests.common.auto import AR_IN_COMPANY, ON_A_GPU
 from tests.common.cases import Reference
 from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import CHAT, SGLANG, Endpoint
@@ -68,6 +68,7 @@ SETUPS: dict[str, Setup] = {
             *("--tool-call-parser", "hermes"),
             *("--reasoning-parser", "mimo"),  # the template thinks only when asked to, and so must the parser
         ),
+        defaults=ON_A_GPU,
         logs_forwards=True,
     ),
     # No step is scheduled ahead, and prompts are cut.
@@ -109,6 +110,7 @@ SETUPS: dict[str, Setup] = {
         context_length=64,
         options=("--attention-backend", "triton", "--max-total-tokens", "512"),
         environment={"TRITON_INTERPRET": "1"},
+        defaults=ON_A_GPU,
     ),
 }
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.common.auto import AR_IN_COMPANY
+from tests.common.auto import AR_IN_COMPANY, ON_A_GPU
 from tests.common.cases import Reference
 from tests.common.eagle3 import DEPTH, HEAD
 from tests.common.endpoint import VLLM, Endpoint
@@ -47,7 +47,7 @@ STRUCTURED = (
 )
 
 SETUPS: dict[str, Setup] = {
-    "trained": Setup("trained", options=STRUCTURED),
+    "trained": Setup("trained", options=STRUCTURED, defaults=ON_A_GPU),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
     "prefixes": Setup("plain", options=("--block-size", "32")),
     # A budget that cuts prompts and, with more than one request, blocks.

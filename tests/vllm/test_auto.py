@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
 from tests.common.auto import company, decisions_since, forwards_since, mixed, predictable
 from tests.common.cases import Case, prompt
+from tests.vllm.inside.run import run
 from tests.vllm.servers import Running
 
 pytestmark = pytest.mark.engine
@@ -99,13 +101,24 @@ def test_a_request_whose_drafts_are_rejected_falls_back_to_ar(running: Running) 
 
 
 @trained
-def test_what_a_grammar_refuses_is_heard(running: Running) -> None:
-    """No draft fits the expression, so that drafting soon stops; vLLM cuts such drafts off before they are verified."""
+def test_drafts_that_a_grammar_has_chosen_are_worth_drafting(running: Running) -> None:
+    """None would fit the expression by itself."""
     case = Case([300, 400, 500], 60, {"decoding_mode": "auto"}, ignore_eos=True)
     before = running.client.settled()
     running.client.complete(case, structured_outputs={"regex": "(xq ){40}"})
     after = running.client.settled()
-    chosen = decisions_since(before, after)
-    assert chosen[1] > chosen[32]
+    assert 1 not in decisions_since(before, after)
     forwards = forwards_since(before, after)
+    assert 0 < forwards["draft"] <= forwards["verify"] < 20
+
+
+@pytest.mark.parametrize("scheduling", ["sync", "async"])
+def test_what_a_grammar_refuses_is_heard(scheduling: str) -> None:
+    """Drafting soon stops where the worker sees no grammars; vLLM cuts off what is refused before it is verified."""
+    result = run("refused", BUNDLED_CHECKPOINT, scheduling, VLLM_CPU_ASYNC_SCHEDULING="1")
+    assert result["scheduler"].lower().startswith(scheduling)
+    assert set(result["text"]) <= set("xq ")
+    ar, *_, whole = (count for count in result["decisions"] if count)
+    assert ar > whole
+    forwards = result["forwards"]
     assert 0 < forwards["draft"] < forwards["verify"] / 2

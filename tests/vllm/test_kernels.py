@@ -29,7 +29,7 @@ def test_a_server(tmp_path: Path) -> None:
             str(MAX_MODEL_LEN),
             "--no-enable-prefix-caching",
         ),
-        *("--additional-config", json.dumps({"kernels": "triton"})),
+        *("--additional-config", json.dumps({"kernels": "triton", "forward_costs": "arithmetic"})),
     )
     with Server(folder, *options, log=tmp_path / "log") as server:
         client, reference = Client(server.url, str(folder)), Reference(folder, MAX_MODEL_LEN)

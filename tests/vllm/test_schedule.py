@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from tests.common.cases import Case, Reference
 from tests.common.checkpoints import checkpoint_folder
 from tests.vllm.inside.run import run
@@ -44,6 +46,13 @@ def test_ar_never_waits_for_a_block(observed: dict[str, Any], reference: Referen
         assert observed["tokens"][f"slow{number}"] == reference.generate(case).token_ids
     ar = Case(prompt_of(9), 80, {"decoding_mode": "ar"}, ignore_eos=True)
     assert observed["tokens"]["ar"] == reference.generate(ar).token_ids
+
+
+def test_the_scheduler_chooses_by_what_its_worker_has_measured(observed: dict[str, Any]) -> None:
+    costs = ForwardCosts.read(json.loads(observed["costs"]))
+    measured = [rows for rows, _ in costs.causal]
+    assert measured == [rows for rows, _ in costs.bidirectional]
+    assert measured[:5] == [1, 8, 16, 24, 32], "arithmetic has no such points"
 
 
 def test_nothing_outlives_its_request(observed: dict[str, Any], reference: Reference) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,9 @@ from .costs import ForwardCosts
 
 SWITCH_GAIN = 0.03
 """How much more another length must promise before a batch leaves the one it has."""
+
+_MIXED = 0
+"""In the place of a width: requests have different ones."""
 
 _STEP = 0.5
 """Requests whose expected tokens round to the same multiple of this are treated alike."""
@@ -23,6 +27,7 @@ class Others:
         verify_rows, draft_rows: their rows in a verify and in a draft forward.
         verify_kv, draft_kv: the cached tokens that those rows read.
         tokens: what they give in a step.
+        verify_widths, draft_widths: how many rows each of them has there.
     """
 
     verify_rows: int = 0
@@ -30,6 +35,8 @@ class Others:
     verify_kv: int = 0
     draft_kv: int = 0
     tokens: float = 0.0
+    verify_widths: frozenset[int] = frozenset()
+    draft_widths: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,13 @@ class Engine:
     Attributes:
         rows_at_once: the most rows of one forward; more take several. None for no limit.
         ragged: whether one forward takes requests of unequal rows; otherwise there is one for each length.
-        uniform: whether only forwards whose requests all have the same rows are fast, as those captured in CUDA graphs:
-            then all requests draft, with one length, or none does.
+        captured: rows of a request for which CUDA graphs were captured: a forward whose requests all have one of these
+            is replayed, every other one takes at least the costs' `eager_ms`. None where forwards are all alike.
     """
 
     rows_at_once: int | None = None
     ragged: bool = True
-    uniform: bool = False
+    captured: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,7 @@ def evaluate(load: Load, costs: ForwardCosts, places: np.ndarray, common: int) -
 def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> Choice:
     """Return the choice with the most expected tokens per millisecond.
 
-    One length for the batch. Unless the engine is `uniform`, requests for which it does not pay decode token by token
-    beside it, and where blocks of
+    One length for the batch. Requests for which it does not pay decode token by token beside it, and where blocks of
     unequal length can share a forward a request drafts fewer tokens when its last ones are not worth their rows. The
     batch stays at the place `current` of `Load.blocks` unless another promises `SWITCH_GAIN` more. AR for all is among
     the candidates, so nothing is chosen that is expected to be slower than AR by more than that.
@@ -112,7 +118,7 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
     best = max(candidates, key=lambda choice: (choice.speed, -choice.common))
     if current is not None and candidates[current].speed * (1.0 + SWITCH_GAIN) >= best.speed:
         best = candidates[current]
-    if best.common and load.engine.ragged and not load.engine.uniform:
+    if best.common and load.engine.ragged:
         trimmed = _trim(load, costs, best)
         if trimmed.speed > best.speed:
             return trimmed
@@ -121,7 +127,7 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
 
 def _best_at(load: Load, costs: ForwardCosts, common: int) -> Choice:
     """The best choice in which every request has the length at `common` or none: the best drafters, and AR."""
-    if common == 0 or load.engine.uniform:
+    if common == 0:
         return evaluate(load, costs, np.full(len(load.tokens), common, dtype=np.int64), common)
     worth = np.round(load.tokens[:, common] / _STEP)
     order = np.argsort(-worth, kind="stable")
@@ -130,10 +136,11 @@ def _best_at(load: Load, costs: ForwardCosts, common: int) -> Choice:
     drafted = load.rows[order, common].cumsum()[cuts].tolist()
     drafted_kv = load.kv[order].cumsum()[cuts].tolist()
     tokens = (load.tokens[order, common].cumsum()[cuts] + len(order) - 1 - cuts + load.others.tokens).tolist()
-    all_kv = int(load.kv.sum())
+    all_kv, block = int(load.kv.sum()), int(load.blocks[common])
+    is_whole = np.logical_and.accumulate(load.rows[order, common] == block)[cuts].tolist()
     ms = [
-        _step_ms(load, costs, rows, kv, len(order) - 1 - int(cut), all_kv - kv)
-        for cut, rows, kv in zip(cuts, drafted, drafted_kv, strict=True)
+        _step_ms(load, costs, rows, kv, len(order) - 1 - int(cut), all_kv - kv, block if whole else _MIXED)
+        for cut, rows, kv, whole in zip(cuts, drafted, drafted_kv, is_whole, strict=True)
     ]
     best = max(range(len(ms)), key=lambda cut: tokens[cut] / ms[cut])
     places = np.zeros(len(order), dtype=np.int64)
@@ -159,29 +166,53 @@ def _trim(load: Load, costs: ForwardCosts, choice: Choice) -> Choice:
 def _ms_of(load: Load, costs: ForwardCosts, rows: np.ndarray, drafting: np.ndarray) -> float:
     """Milliseconds of a step with int64 `rows` `[n]`, of which bool `drafting` `[n]` are drafted for."""
     drafted, drafted_kv = int(rows[drafting].sum()), int(load.kv[drafting].sum())
-    return _step_ms(
-        load, costs, drafted, drafted_kv, int(rows.sum()) - drafted, int(load.kv.sum()) - drafted_kv
-    )
+    widths = set(rows[drafting].tolist())
+    width = widths.pop() if len(widths) == 1 else _MIXED
+    single, single_kv = int(rows.sum()) - drafted, int(load.kv.sum()) - drafted_kv
+    return _step_ms(load, costs, drafted, drafted_kv, single, single_kv, width)
 
 
 def _step_ms(
-    load: Load, costs: ForwardCosts, drafted: int, drafted_kv: int, single: int, single_kv: int
+    load: Load,
+    costs: ForwardCosts,
+    drafted: int,
+    drafted_kv: int,
+    single: int,
+    single_kv: int,
+    width: int,
 ) -> float:
-    """Milliseconds of a draft and a verify forward, by the rows and cached tokens of those who draft and the rest."""
-    others = load.others
+    """Milliseconds of a draft and a verify forward, by the rows and cached tokens of those who draft and the rest.
+
+    `width` is the rows of each who drafts, `_MIXED` where they differ.
+    """
+    others, engine = load.others, load.engine
+    drafting = {width} if drafted else set()
+    alone = others.verify_widths | ({1} if single else set())
     single, single_kv = single + others.verify_rows, single_kv + others.verify_kv
-    drafts = _forward_ms(load, costs, drafted + others.draft_rows, drafted_kv + others.draft_kv, True)
-    if load.engine.ragged:
-        return drafts + _forward_ms(load, costs, drafted + single, drafted_kv + single_kv, False)
-    together = _forward_ms(load, costs, drafted, drafted_kv, False)
-    return drafts + together + _forward_ms(load, costs, single, single_kv, False)
+    drafts = _forward_ms(
+        engine,
+        costs,
+        drafted + others.draft_rows,
+        drafted_kv + others.draft_kv,
+        True,
+        drafting | others.draft_widths,
+    )
+    if engine.ragged:
+        rows, kv = drafted + single, drafted_kv + single_kv
+        return drafts + _forward_ms(engine, costs, rows, kv, False, drafting | alone)
+    together = _forward_ms(engine, costs, drafted, drafted_kv, False, drafting)
+    return drafts + together + _forward_ms(engine, costs, single, single_kv, False, alone)
 
 
-def _forward_ms(load: Load, costs: ForwardCosts, rows: int, kv: int, bidirectional: bool) -> float:
-    """Milliseconds of a forward, in parts where the rows are more than the engine takes at once."""
-    limit = load.engine.rows_at_once
-    if limit is None or rows <= limit:
-        return costs.forward_ms(rows, kv, bidirectional)
+def _forward_ms(
+    engine: Engine, costs: ForwardCosts, rows: int, kv: int, bidirectional: bool, widths: Set[int]
+) -> float:
+    """Milliseconds of a forward of requests of these widths, in parts where the rows are more than fit."""
+    limit = engine.rows_at_once or max(rows, 1)
+    is_replayed = engine.captured is None or (len(widths) == 1 and widths <= engine.captured)
+    least = 0.0 if is_replayed else costs.eager_ms
     whole, rest = divmod(rows, limit)
-    parts = whole * costs.forward_ms(limit, 0, bidirectional) + costs.forward_ms(rest, 0, bidirectional)
-    return parts + kv * costs.ms_per_kv_token
+    parts = whole * max(costs.forward_ms(limit, 0, bidirectional), least)
+    if rest:
+        parts += max(costs.forward_ms(rest, 0, bidirectional), least)
+    return parts + kv * costs.ms_per_kv_token * (rows > 0)

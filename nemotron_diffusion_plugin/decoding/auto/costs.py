@@ -15,7 +15,7 @@ from nemotron_diffusion_plugin.options import OptionError
 Points = tuple[tuple[int, float], ...]
 """Rows of a forward, increasing, and its milliseconds."""
 
-_FIELDS = ("causal", "bidirectional", "ms_per_kv_token")
+_FIELDS = ("causal", "bidirectional", "ms_per_kv_token", "eager_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,13 @@ class ForwardCosts:
         causal: points of a verify forward.
         bidirectional: points of a draft forward.
         ms_per_kv_token: for each cached token of each request that takes part.
+        eager_ms: what a forward takes at least that is launched kernel by kernel, where others replay a CUDA graph.
     """
 
     causal: Points
     bidirectional: Points
     ms_per_kv_token: float = 0.0
+    eager_ms: float = 0.0
 
     def forward_ms(self, rows: int, kv_tokens: int, bidirectional: bool) -> float:
         """Return the milliseconds of a forward with so many rows and cached tokens; without rows there is none."""
@@ -46,15 +48,16 @@ class ForwardCosts:
     def read(value: object) -> ForwardCosts:
         """Read a table: a JSON object, or the path of a file that holds one.
 
-        The object: `causal`, a list of `[rows, ms]`; `bidirectional`, the same, `causal` where it is left out; and
-        `ms_per_kv_token`, 0 where it is left out. Raises `OptionError` naming field, value and what is expected.
+        The object: `causal`, a list of `[rows, ms]`; `bidirectional`, the same, `causal` where it is left out;
+        `ms_per_kv_token` and `eager_ms`, 0 where they are left out. Raises `OptionError` naming field, value and what
+        is expected.
         """
         if isinstance(value, str):
             value = _load(Path(value))
         if not isinstance(value, Mapping):
             raise OptionError(
-                f"field 'forward_costs': got {reprlib.repr(value)}, expected a file's path or a JSON object with "
-                f"{', '.join(_FIELDS)}"
+                f"field 'forward_costs': got {reprlib.repr(value)}, expected 'measured', 'arithmetic', a file's path "
+                f"or a JSON object with {', '.join(_FIELDS)}"
             )
         unknown = [name for name in value if name not in _FIELDS]
         if unknown:
@@ -63,7 +66,8 @@ class ForwardCosts:
             )
         causal = _points("causal", value.get("causal"))
         drafts = _points("bidirectional", value["bidirectional"]) if "bidirectional" in value else causal
-        return ForwardCosts(causal, drafts, _milliseconds("ms_per_kv_token", value.get("ms_per_kv_token", 0)))
+        numbers = [_milliseconds(name, value.get(name, 0)) for name in ("ms_per_kv_token", "eager_ms")]
+        return ForwardCosts(causal, drafts, *numbers)
 
 
 def _interpolate(points: Points, rows: int) -> float:

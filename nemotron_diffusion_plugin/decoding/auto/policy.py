@@ -31,9 +31,8 @@ class BlockPolicy:
 
     A request that is not drafted for shows nothing of what it would accept now. Every step lays aside `PROBE_SHARE` of
     its expected time. Once that pays for it, a cycle of an eighth of such requests (at least 8), those that least is
-    known of (all of them where the engine is `uniform`), is drafted, provided that it would pay if everything were
-    accepted. So probes cost no more than their
-    share whatever comes of them.
+    known of, is drafted, or one of all of them where that is cheaper (as CUDA graphs can make it), provided that it
+    would pay if everything were accepted. So probes cost no more than their share whatever comes of them.
     """
 
     def __init__(self, costs: ForwardCosts, blocks: Sequence[int], engine: Engine | None = None) -> None:
@@ -83,10 +82,10 @@ class BlockPolicy:
         if (most.tokens + float(missing.sum())) / most.ms <= choice.speed:
             self._saved_ms = 0.0
             return choice
-        if not load.engine.uniform:
-            evidence = [candidates[int(row)].estimate.evidence for row in waiting]
-            waiting = waiting[np.argsort(evidence, kind="stable")][: max(_FEW, len(waiting) // _FEW)]
-        probe = _drafted(load, self.costs, choice, waiting, place)
+        evidence = [candidates[int(row)].estimate.evidence for row in waiting]
+        few = waiting[np.argsort(evidence, kind="stable")][: max(_FEW, len(waiting) // _FEW)]
+        probe = _drafted(load, self.costs, choice, few, place)
+        waiting, probe = (waiting, most) if most.ms < probe.ms else (few, probe)
         self._saved_ms += PROBE_SHARE * choice.ms
         if self._saved_ms < probe.ms - choice.ms:
             return choice

@@ -21,12 +21,13 @@ from nemotron_diffusion_plugin.decoding.auto.choice import (
 from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 
 BLOCKS = np.array([1, 8, 16, 32])
+GRAPHS = frozenset({1, 32})
 
 
-def free_up_to(rows: int, ms: float = 4.0, kv: float = 0.0) -> ForwardCosts:
+def free_up_to(rows: int, ms: float = 4.0, kv: float = 0.0, eager_ms: float = 0.0) -> ForwardCosts:
     """Costs of a GPU: reading weights up to `rows`, computing behind."""
     points = ((1, ms), (rows, ms), (2 * rows, 2 * ms))
-    return ForwardCosts(points, points, kv)
+    return ForwardCosts(points, points, kv, eager_ms)
 
 
 def geometric(rate: float) -> list[float]:
@@ -72,7 +73,7 @@ any_points = st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4).map(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.builds(ForwardCosts, any_points, any_points, st.floats(0.0, 0.01)),
+    st.builds(ForwardCosts, any_points, any_points, st.floats(0.0, 0.01), st.floats(0.0, 50.0)),
     st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40),
     st.sampled_from([None, 0, 1, 2, 3]),
     st.integers(0, 3000),
@@ -97,7 +98,7 @@ def test_never_expected_to_be_slower_than_ar(
     others: Others,
 ) -> None:
     """Beyond the margin for which a batch stays with what it has; nor slower than any one length for all."""
-    load = load_of(rates, kv, engine=Engine(at_once, ragged), others=others)
+    load = load_of(rates, kv, engine=Engine(at_once, ragged, GRAPHS), others=others)
     choice = best_choice(load, costs, current)
     for place in range(len(BLOCKS)):
         fixed = evaluate(load, costs, np.full(len(rates), place), place)
@@ -175,20 +176,46 @@ def test_more_rows_than_fit_take_several_forwards() -> None:
     assert common(load, costs) == 8
 
 
-@settings(max_examples=200, deadline=None)
-@given(costs_of, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40), st.sampled_from([None, 0, 3]))
-def test_a_uniform_engine_drafts_for_all_or_for_none(
-    costs: ForwardCosts, rates: list[float], current: int | None
-) -> None:
-    load = load_of(rates, engine=Engine(uniform=True))
-    choice = best_choice(load, costs, current)
-    assert len(set(choice.places.tolist())) == 1
-    alone = evaluate(load, costs, np.zeros(len(rates), dtype=np.int64), 0)
-    assert choice.speed * (1.0 + SWITCH_GAIN) >= alone.speed
+WITH_GRAPHS = Engine(captured=GRAPHS)
 
 
-def test_requests_that_reject_all_draft_beside_others_on_a_uniform_engine() -> None:
+def test_a_forward_without_a_graph_takes_its_launches() -> None:
+    costs = free_up_to(206, eager_ms=20.0)
+
+    def ms(*chosen: int, others: Others | None = None) -> float:
+        load = load_of([0.9, 0.9], engine=WITH_GRAPHS, others=others or Others())
+        return evaluate(load, costs, np.array(chosen), max(chosen)).ms
+
+    assert ms(3, 3) == pytest.approx(4.0 + 4.0), "a draft and a verify forward, all whole blocks"
+    assert ms(0, 0) == pytest.approx(4.0), "AR rows alone"
+    assert ms(2, 2) == pytest.approx(20.0 + 20.0), "blocks that were not captured"
+    assert ms(3, 0) == pytest.approx(4.0 + 20.0), (
+        "the draft has a graph, the rows of unequal length have none"
+    )
+    whole = Others(32, 32, tokens=1.0, verify_widths=frozenset({32}), draft_widths=frozenset({32}))
+    assert ms(3, 3, others=whole) == pytest.approx(8.0)
+    assert ms(0, 0, others=whole) == pytest.approx(4.0 + 20.0)
+    beside = Others(1, tokens=1.0, verify_widths=frozenset({1}))
+    assert ms(3, 3, others=beside) == pytest.approx(4.0 + 20.0)
+    shorter = load_of([0.9, 0.9], engine=WITH_GRAPHS)
+    shorter.rows[1] = np.minimum(shorter.rows[1], 20)
+    assert evaluate(shorter, costs, np.array([3, 3]), 3).ms == pytest.approx(40.0)
+
+
+def test_launches_hide_behind_enough_rows() -> None:
+    costs = free_up_to(206, eager_ms=15.0)
+    load = load_of([0.9] * 64, engine=WITH_GRAPHS)
+    assert evaluate(load, costs, np.full(64, 2), 2).ms == pytest.approx(2 * 4.0 * 1024 / 206)
+
+
+@pytest.mark.parametrize(("eager_ms", "block"), [(0.0, 16), (4.0, 16), (12.0, 32)])
+def test_what_was_not_captured_is_chosen_where_it_pays_all_the_same(eager_ms: float, block: int) -> None:
+    load = load_of([0.853] * 12, engine=WITH_GRAPHS)
+    assert common(load, free_up_to(206, eager_ms=eager_ms)) == block
+
+
+def test_requests_that_reject_all_draft_beside_others_where_only_that_has_a_graph() -> None:
     rates = [0.95, 0.95, 0.0]
-    costs = free_up_to(206)
-    assert set(best_choice(load_of(rates, engine=Engine(uniform=True)), costs).places.tolist()) == {3}
+    costs = free_up_to(206, eager_ms=20.0)
+    assert set(best_choice(load_of(rates, engine=WITH_GRAPHS), costs).places.tolist()) == {3}
     assert best_choice(load_of(rates), costs).places.tolist()[2] == 0

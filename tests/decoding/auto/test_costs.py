@@ -53,7 +53,10 @@ def test_a_file_holds_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (7, "'forward_costs': got 7, expected a file's path or a JSON object with causal, bidirectional"),
+        (
+            7,
+            "'forward_costs': got 7, expected 'measured', 'arithmetic', a file's path or a JSON object with ",
+        ),
         ({}, "'forward_costs.causal': got None, expected a list"),
         ({"causal": []}, r"'forward_costs.causal': got \[\], expected a list"),
         ({"causal": [[1, 2.0]], "draft": []}, "'forward_costs': unknown name 'draft', expected causal"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -142,8 +143,9 @@ def test_the_same_steps_give_the_same_choices() -> None:
     assert runs[0] == runs[1]
 
 
-def test_a_uniform_engine_probes_all_or_none() -> None:
-    one = BlockPolicy(COSTS, (32,), Engine(uniform=True))
+def test_all_or_none_are_probed_where_only_that_has_a_graph() -> None:
+    costs = replace(COSTS, eager_ms=50.0)
+    one = BlockPolicy(costs, (32,), Engine(captured=frozenset({1, 32})))
     steps = play(one, candidates(one, 20), 600, lambda drafts: 0)
     assert all(len(set(step)) == 1 for step in steps)
     late = [step[0] for step in steps[200:]]

@@ -118,6 +118,26 @@ class TestOnVllm:
         assert sample(None) is None
         assert not hasattr(sample(None), step_report.REPORT_ATTRIBUTE)
 
+    def test_the_speculator_hears_when_its_worker_is_warm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import vllm.v1.worker.cpu_worker as cpu
+        import vllm.v1.worker.gpu_worker as gpu
+
+        from nemotron_diffusion_patches.vllm import worker_warm_up
+
+        for worker in (cpu.CPUWorker, gpu.Worker):
+            monkeypatch.setattr(worker, "compile_or_warm_up_model", lambda self, more=0: ("times", more))
+        seen: list[Any] = []
+        patch = worker_warm_up.patch(seen.append)
+        assert not patch.is_applied()
+        for _ in range(2):
+            patch.apply()
+        assert patch.is_applied()
+        for worker in (cpu.CPUWorker, gpu.Worker):
+            one = object.__new__(worker)
+            one.model_runner = worker.__name__
+            assert one.compile_or_warm_up_model(more=3) == ("times", 3)
+        assert seen == ["CPUWorker", "Worker"], "once each, though it was applied twice"
+
     def test_other_speculators_keep_refusing_min_p_and_logit_bias(self) -> None:
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import SamplingParams

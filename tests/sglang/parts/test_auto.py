@@ -1,4 +1,4 @@
-"""What auto chooses from where CUDA graphs are captured."""
+"""What auto is told at start: costs, and for what CUDA graphs were captured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("sglang")
 
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang import auto
 from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 
 SHAPE = SimpleNamespace(
@@ -30,19 +31,42 @@ def blocks(**settings: object) -> WorkerBlocks:
 
 def test_without_graphs_every_length_is_there() -> None:
     policy = blocks().policy
-    assert (policy.blocks.tolist(), policy.engine.uniform) == ([1, 8, 16, 32], False)
+    assert (policy.blocks.tolist(), policy.engine.captured) == ([1, 8, 16, 32], None)
 
 
-def test_with_graphs_only_what_was_captured() -> None:
-    auto = blocks()
-    costs = auto.policy.costs
-    auto.use_captured()
-    assert (auto.policy.blocks.tolist(), auto.policy.engine.uniform) == ([1, 32], True)
-    assert auto.policy.engine.rows_at_once == 512
-    assert auto.policy.costs is costs
+class Timer:
+    """Forwards that take no time; what was run is kept."""
+
+    most_rows = 96
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, bool]] = []
+
+    def run(self, rows: int, bidirectional: bool) -> None:
+        self.runs.append((rows, bidirectional))
 
 
-def test_given_lengths_stay() -> None:
-    auto = blocks(auto_block_sizes=[4, 16])
-    auto.use_captured()
-    assert (auto.policy.blocks.tolist(), auto.policy.engine.uniform) == ([1, 4, 16], False)
+@pytest.fixture(autouse=True)
+def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "of_first_rank", lambda answer: answer)
+
+
+@pytest.mark.parametrize("has_graphs", [False, True])
+def test_costs_are_measured_before_the_first_request(has_graphs: bool) -> None:
+    chosen, timer = blocks(), Timer()
+    arithmetic = chosen.policy.costs
+    chosen.begin(timer, has_graphs)  # type: ignore[arg-type]
+    assert chosen.policy.costs != arithmetic
+    assert max(rows for rows, _ in timer.runs) == 96
+    assert chosen.policy.blocks.tolist() == [1, 8, 16, 32]
+    assert chosen.policy.engine.captured == ({1, 32} if has_graphs else None)
+    assert (chosen.policy.costs.bidirectional[0][0] == 32) is has_graphs
+
+
+@pytest.mark.parametrize("costs", ["arithmetic", {"causal": [[1, 2.0]]}])
+def test_nothing_is_measured_where_costs_are_given(costs: object) -> None:
+    chosen, timer = blocks(forward_costs=costs), Timer()
+    before = chosen.policy.costs
+    chosen.begin(timer, True)  # type: ignore[arg-type]
+    assert chosen.policy.costs is before
+    assert not timer.runs

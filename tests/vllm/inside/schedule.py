@@ -13,6 +13,7 @@ import numpy as np
 from vllm import LLM, SamplingParams
 
 from nemotron_diffusion_plugin.serving.counters import ATTENTION
+from nemotron_diffusion_plugin.serving.measured_costs import as_setting
 from nemotron_diffusion_plugin.serving.request_table import BlockPhase
 from nemotron_diffusion_plugin.vllm import speculator as speculator_module
 from nemotron_diffusion_plugin.vllm.board import BoardReader
@@ -116,6 +117,7 @@ def main() -> None:
     result |= waiting(engine)
     come_and_go(engine)
     result["after"] = state(engine)
+    result["costs"] = as_setting(engine.scheduler.auto.policy.costs)
     engine.add("again", prompt_of(2), 97, SLOW)
     result["again"] = engine.finish()["again"]
     print(json.dumps(result))
