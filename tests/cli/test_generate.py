@@ -91,7 +91,7 @@ def test_wrong_mode_lists_the_modes(run):
 
 
 def test_summary_counts():
-    result = Generation([1] * 10, "stop", draft_forwards=2, verify_forwards=2, accepted=[4, 3])
+    result = Generation([1] * 10, finish_reason="stop", draft_forwards=2, verify_forwards=2, accepted=[4, 3])
     line = summarize(Mode.SELF_SPECULATION, result, 0.5)
     assert line == (
         "self_speculation · 10 tokens (stop) · 4 forwards: 2 draft, 0 denoise, 2 verify · "

@@ -139,3 +139,23 @@ def test_engine_survives(running: Running, case: Case) -> None:
     answers = running.client.complete_all(good)
     assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in good]
     assert tuple(dict.fromkeys(running.reference.mode(c) for c in good)) == MODES
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/responses", {"input": "Who?", "max_output_tokens": 5}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 5}),
+    ],
+)
+def test_other_ways_to_ask(running: Running, path: str, asked: dict[str, Any], stream: bool) -> None:
+    """The endpoints that take options too: a good one is heard, a bad one is a 400."""
+    body = {"model": running.client.model, "stream": stream, "temperature": 0, **asked}
+    bad = running.client.post({**body, "vllm_xargs": {"decoding_mode": "diffusoin"}}, path)
+    assert bad.status_code == 400, bad.text
+    assert "'decoding_mode': got 'diffusoin', expected one of 'ar', 'diffusion'" in bad.text
+    before = running.client.settled().mode("requests", "diffusion")
+    good = running.client.post({**body, "vllm_xargs": {"decoding_mode": "diffusion"}}, path)
+    assert good.status_code == 200, good.text
+    assert running.client.settled().mode("requests", "diffusion") == before + 1

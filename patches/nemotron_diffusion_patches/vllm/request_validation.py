@@ -19,6 +19,8 @@ def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]
 
     def install() -> None:
         for request in _requests():
+            if getattr(request, _MARK, False):
+                continue
             original = request.to_sampling_params
 
             def to_sampling_params(
@@ -28,7 +30,11 @@ def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]
                 validate(params)
                 return params
 
-            beam_original = request.to_beam_search_params
+            request.to_sampling_params = to_sampling_params
+            setattr(request, _MARK, True)
+            beam_original = getattr(request, "to_beam_search_params", None)
+            if beam_original is None:
+                continue
 
             def to_beam_search_params(
                 self: Any, *arguments: Any, _original: Any = beam_original, **keywords: Any
@@ -36,17 +42,15 @@ def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]
                 validate_beams(self.vllm_xargs)
                 return _original(self, *arguments, **keywords)
 
-            request.to_sampling_params = to_sampling_params
             request.to_beam_search_params = to_beam_search_params
-            setattr(request, _MARK, True)
 
     def is_applied() -> bool:
         return all(getattr(request, _MARK, False) for request in _requests())
 
     return Patch(
         name="request-validation",
-        target="vllm.entrypoints.openai: ChatCompletionRequest and CompletionRequest .to_sampling_params and "
-        ".to_beam_search_params",
+        target="vllm.entrypoints.openai: ChatCompletionRequest, CompletionRequest and ResponsesRequest "
+        ".to_sampling_params and, of the first two, .to_beam_search_params",
         reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400, "
         "and beam search drops options",
         upstream="InputProcessor validates when the generator of a streamed answer is first asked",
@@ -60,5 +64,6 @@ def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]
 def _requests() -> list[Any]:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    return [ChatCompletionRequest, CompletionRequest]
+    return [ChatCompletionRequest, CompletionRequest, ResponsesRequest]

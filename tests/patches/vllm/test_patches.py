@@ -181,14 +181,16 @@ class TestOnVllm:
 
     def test_requests_are_validated_before_they_are_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+        from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
         from nemotron_diffusion_patches.vllm import request_validation
 
         seen: list[Any] = []
         beams: list[Any] = []
         for request in request_validation._requests():
-            monkeypatch.setattr(request, "to_sampling_params", request.to_sampling_params)
-            monkeypatch.setattr(request, "to_beam_search_params", request.to_beam_search_params)
+            for name in ("to_sampling_params", "to_beam_search_params"):
+                if hasattr(request, name):
+                    monkeypatch.setattr(request, name, getattr(request, name))
             monkeypatch.setattr(request, request_validation._MARK, False, raising=False)
         request_validation.patch(seen.append, beams.append).apply()
         options = {"decoding_mode": "ar"}
@@ -198,3 +200,6 @@ class TestOnVllm:
         request.to_beam_search_params(3, {})
         assert beams == [options]
         assert [p.max_tokens for p in seen] == [params.max_tokens] == [3]
+        response = ResponsesRequest(model="m", input="hi", max_output_tokens=2, vllm_xargs=options)
+        response.to_sampling_params(8, {})
+        assert seen[1].max_tokens == 2
