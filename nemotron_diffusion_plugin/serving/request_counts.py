@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,15 @@ class RequestCounts:
             "accepted_drafts": list(self.accepted_drafts),
             "denoise_steps": list(self.denoise_steps),
         }
+
+
+def span_attributes(summary: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """The numbers of a `RequestCounts.summary` as attributes of an OpenTelemetry span; lists are left out."""
+    plain = {name: summary[name] for name in ("decoding_mode", "tokens_per_forward", "acceptance_length")}
+    forwards = {f"forwards.{kind}": count for kind, count in summary["forwards"].items()}
+    return {
+        f"{RESPONSE_KEY}.{name}": value for name, value in {**plain, **forwards}.items() if value is not None
+    }
 
 
 def start_counting(request: Any, mode: DecodingMode) -> None:

@@ -18,10 +18,13 @@ from nemotron_diffusion_patches.sglang import (
     returned_tokens,
     waiting_requests,
 )
+from nemotron_diffusion_patches.sglang import (
+    span_attributes as span_attributes_patch,
+)
 from nemotron_diffusion_plugin import config
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
-from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY
+from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.sglang import admission, attention_backend, counters, flags
 from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
@@ -46,6 +49,7 @@ def engine_patches() -> list[HookPatch]:
         returned_tokens.patch(_take_in),
         response_counts.patch(counters.for_responses),
         response_counts.patch_meta_info(RESPONSE_KEY),
+        span_attributes_patch.patch(RESPONSE_KEY, span_attributes),
         cuda_graph_runner.patch(is_ours, _graph_runner),
     ]
 

@@ -8,11 +8,12 @@ from typing import Any
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from nemotron_diffusion_patches.vllm import request_validation, response_counts
+from nemotron_diffusion_patches.vllm import span_attributes as span_attributes_patch
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.auto import describe
 from nemotron_diffusion_plugin.serving.context import check_context_length
 from nemotron_diffusion_plugin.serving.operators import check_kernels
-from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY
+from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import admission, metrics
 from nemotron_diffusion_plugin.vllm.auto import device_name
@@ -49,6 +50,7 @@ class ServingDefaults(VerifyAndUpdateConfig):
         admission.configure(settings, only_ar=not ours)
         request_validation.patch(admission.validate_request, admission.validate_beam_search).apply()
         response_counts.patch(RESPONSE_KEY).apply()
+        span_attributes_patch.patch(RESPONSE_KEY, span_attributes).apply()
         processors = list(model_config.logits_processors or [])
         if admission.ADMISSION_PATH not in processors:
             model_config.logits_processors = [*processors, admission.ADMISSION_PATH]

@@ -3,7 +3,12 @@
 from types import SimpleNamespace
 
 from nemotron_diffusion_plugin.options import DecodingMode
-from nemotron_diffusion_plugin.serving.request_counts import RequestCounts, counts_of, start_counting
+from nemotron_diffusion_plugin.serving.request_counts import (
+    RequestCounts,
+    counts_of,
+    span_attributes,
+    start_counting,
+)
 
 
 def test_a_request_that_speculates() -> None:
@@ -49,3 +54,20 @@ def test_only_requests_that_ask_are_counted() -> None:
     assert counts is not None
     counts.tokens += 1
     assert counts_of(request) is counts
+
+
+def test_span_attributes() -> None:
+    counts = RequestCounts(DecodingMode.SELF_SPECULATION, tokens=4, accepted_drafts=[3])
+    for kind in ("prefill", "draft", "verify"):
+        counts.forward(kind)
+    assert span_attributes(counts.summary()) == {
+        "nemotron_diffusion.decoding_mode": "self_speculation",
+        "nemotron_diffusion.tokens_per_forward": 2.0,
+        "nemotron_diffusion.acceptance_length": 4.0,
+        "nemotron_diffusion.forwards.prefill": 1,
+        "nemotron_diffusion.forwards.draft": 1,
+        "nemotron_diffusion.forwards.denoise": 0,
+        "nemotron_diffusion.forwards.verify": 1,
+    }
+    nothing = span_attributes(RequestCounts(DecodingMode.AR).summary())
+    assert "nemotron_diffusion.acceptance_length" not in nothing, "a span takes no null"

@@ -14,7 +14,9 @@ TASK = Task("lookup", "k", "Who?", "Ben.")
 def test_acceptance_length_counts_emitted_tokens_and_not_the_seed_of_the_prefill() -> None:
     score = Score()
     score.add(
-        TASK, "Ben.", Generation([1] * 11, "stop", draft_forwards=2, verify_forwards=2, accepted=[7, 31])
+        TASK,
+        "Ben.",
+        Generation([1] * 11, finish_reason="stop", draft_forwards=2, verify_forwards=2, accepted=[7, 31]),
     )
     assert score.acceptance_length == 5.0
     assert score.tokens_per_forward == 11 / 4

@@ -27,6 +27,7 @@ from nemotron_diffusion_patches.sglang import (
     request_validation,
     retraction,
     returned_tokens,
+    span_attributes,
     waiting_requests,
 )
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
@@ -48,6 +49,7 @@ PARAMETERS = {
     "returned-tokens": ["self", "reqs", "return_logprob", "skip_req"],
     "response-counts": ["self", "reqs"],
     "meta-info": ["self", "meta_info", "state", "customized_info", "index", "finish_reason"],
+    "span-attributes": ["self", "state", "recv_obj", "i"],
     "cuda-graph-runner": ["self"],
 }
 PATCHES = engine_patches()
@@ -342,3 +344,21 @@ class TestWaitingRequests:
         place = lines.index("req.update_spec_correct_drafts_histogram(num_correct_drafts)")
         assert lines[place - 1] == "req.spec_num_correct_drafts += num_correct_drafts"
         assert "req.spec_verify_ct += 1" in lines[place - 5 : place]
+
+
+class TestSpanAttributes:
+    ADDED = staticmethod(lambda counts: {"ours": counts})
+
+    def test_what_a_request_took_is_added_to_its_span(self, put_in_place: PutInPlace) -> None:
+        convert = put_in_place(
+            span_attributes.patch("key", self.ADDED), lambda self, state, out, i: {"its": i}
+        )
+        output = SimpleNamespace(customized_info={"key": [["first"], []]})
+        assert convert("manager", "state", output, 0) == {"its": 0, "ours": "first"}
+        assert convert("manager", "state", output, 1) == {"its": 1}, "it did not ask"
+        for other in (SimpleNamespace(customized_info=None), SimpleNamespace()):
+            assert convert("manager", "state", other, 0) == {"its": 0}
+
+    def test_nothing_is_added_where_nothing_is_traced(self, put_in_place: PutInPlace) -> None:
+        convert = put_in_place(span_attributes.patch("key", self.ADDED), lambda self, state, out, i: {})
+        assert convert("manager", "state", SimpleNamespace(customized_info={"key": [["first"]]}), 0) == {}

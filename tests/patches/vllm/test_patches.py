@@ -138,6 +138,23 @@ class TestOnVllm:
             assert one.compile_or_warm_up_model(more=3) == ("times", 3)
         assert seen == ["CPUWorker", "Worker"], "once each, though it was applied twice"
 
+    def test_what_a_request_took_is_added_to_its_span(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import vllm.v1.engine.output_processor as module
+
+        from nemotron_diffusion_patches.vllm import span_attributes
+
+        spans: list[dict[str, Any]] = []
+        monkeypatch.setattr(module, span_attributes._MARK, False, raising=False)
+        monkeypatch.setattr(module, "instrument_manual", lambda **span: spans.append(span))
+        monkeypatch.setattr(module.OutputProcessor, "do_tracing", _traced)
+        span_attributes.patch("key", lambda counts: {"ours": counts}).apply()
+        processor = object.__new__(module.OutputProcessor)
+        for carried in ({"key": 5, "other": 1}, {"other": 1}, None):
+            processor.do_tracing(SimpleNamespace(kv_transfer_params=carried), "state", None)
+        assert [span["attributes"] for span in spans] == [{"its": 1, "ours": 5}, {"its": 1}, {"its": 1}]
+        module.instrument_manual(span_name="another", attributes={"its": 2})
+        assert spans[-1] == {"span_name": "another", "attributes": {"its": 2}}
+
     def test_other_speculators_keep_refusing_min_p_and_logit_bias(self) -> None:
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import SamplingParams
@@ -203,3 +220,9 @@ class TestOnVllm:
         response = ResponsesRequest(model="m", input="hi", max_output_tokens=2, vllm_xargs=options)
         response.to_sampling_params(8, {})
         assert seen[1].max_tokens == 2
+
+
+def _traced(self: Any, output: Any, state: Any, stats: Any) -> None:
+    import vllm.v1.engine.output_processor as module
+
+    module.instrument_manual(span_name="llm_request", attributes={"its": 1})
