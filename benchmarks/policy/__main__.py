@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from benchmarks.policy.simulation import FIXED, Row, compare
-from benchmarks.policy.traces import SCENARIOS, Traces
+from benchmarks.policy.traces import SCENARIOS, Scenario
 from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.roofline.shapes import PUBLISHED
 from nemotron_diffusion_plugin.serving.auto import arithmetic_costs
@@ -51,17 +51,17 @@ def line(row: Row) -> str:
     )
 
 
-def table(traces: Traces, costs: ForwardCosts) -> list[str]:
+def table(scenario: Scenario, costs: ForwardCosts) -> list[str]:
     """The table of one scenario."""
-    return header() + [line(compare(traces, concurrency, costs)) for concurrency in CONCURRENCIES]
+    return header() + [line(compare(scenario, concurrency, costs)) for concurrency in CONCURRENCIES]
 
 
 def main() -> None:
     """Print every scenario."""
     costs = h200_costs()
-    for name, traces in SCENARIOS.items():
+    for name, scenario in SCENARIOS.items():
         print(f"\n### {name[0].upper()}{name[1:]}\n")
-        print("\n".join(table(traces, costs)))
+        print("\n".join(table(scenario, costs)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Record how many drafts the bundled model accepts at every place of its answers.
 
-`python -m benchmarks.policy.record` writes `acceptance.json`.
+`python -m benchmarks.policy.record` writes `acceptance.json`, and with `--others` `other-acceptance.json`.
 """
 
 import argparse
 import json
 import random
 
-from benchmarks.policy.traces import BLOCKS, PATH
+from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH
 from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.training import tasks
@@ -34,19 +34,22 @@ def main() -> None:
     """Write the recording."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, default=3, help="answers of each category")
-    count = parser.parse_args().answers
+    parser.add_argument(
+        "--others", action="store_true", help="for questions that the policy was not tried on"
+    )
+    given = parser.parse_args()
     decoder, encoder = ReferenceDecoder.from_checkpoint(TRAINED), ChatEncoder(TRAINED)
     recorded: dict[str, list[dict[int, list[int]]]] = {}
     for category in tasks.CATEGORIES:
-        rng = random.Random(f"policy {category}")
+        rng = random.Random(f"{'other ' if given.others else ''}policy {category}")
         recorded[category] = []
-        for _ in range(count):
+        for _ in range(given.answers):
             prompt = encoder.prompt(tasks.draw(rng, held_out=True, category=category).question)
             answer = decoder.generate(prompt, 96, AR).token_ids
             counts = {block: accepted_drafts(decoder, prompt, answer, block) for block in BLOCKS}
             recorded[category].append(counts)
     lines = [f'"{name}": {json.dumps(answers)}' for name, answers in recorded.items()]
-    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (OTHER_PATH if given.others else PATH).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.policy.traces import BLOCKS, Trace, Traces
+from benchmarks.policy.traces import BLOCKS, Scenario, Trace
+from nemotron_diffusion_plugin.decoding.auto.choice import Engine
 from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.decoding.auto.estimate import AcceptanceEstimate
 from nemotron_diffusion_plugin.decoding.auto.policy import BlockPolicy, Candidate
@@ -35,18 +36,38 @@ class Outcome:
         return 1e3 * self.tokens / self.ms
 
 
-def step_ms(costs: ForwardCosts, blocks: Sequence[int], kv: Sequence[int]) -> float:
+def step_ms(
+    costs: ForwardCosts, blocks: Sequence[int], kv: Sequence[int], captured: frozenset[int] | None = None
+) -> float:
     """Milliseconds of a draft forward of those with a block above 1 and of a verify forward of all."""
     drafting = [(block, tokens) for block, tokens in zip(blocks, kv, strict=True) if block > 1]
-    draft = costs.forward_ms(sum(block for block, _ in drafting), sum(tokens for _, tokens in drafting), True)
-    return draft + costs.forward_ms(sum(blocks), sum(kv), False)
+    everybody = list(zip(blocks, kv, strict=True))
+    return sum(
+        _forward_ms(costs, rows, bidirectional, captured)
+        for rows, bidirectional in ((drafting, True), (everybody, False))
+        if rows
+    )
+
+
+def _forward_ms(
+    costs: ForwardCosts,
+    requests: Sequence[tuple[int, int]],
+    bidirectional: bool,
+    captured: frozenset[int] | None,
+) -> float:
+    rows, kv = sum(block for block, _ in requests), sum(tokens for _, tokens in requests)
+    widths = {block for block, _ in requests}
+    is_replayed = captured is None or (len(widths) == 1 and widths <= captured)
+    ms = costs.forward_ms(rows, 0, bidirectional)
+    return max(ms, 0.0 if is_replayed else costs.eager_ms) + kv * costs.ms_per_kv_token
 
 
 def run(
-    traces: Traces, concurrency: int, costs: ForwardCosts, fixed: int | None = None, seed: int = 0
+    scenario: Scenario, concurrency: int, costs: ForwardCosts, fixed: int | None = None, seed: int = 0
 ) -> Outcome:
     """Decode until every place has given 400 tokens on average; `fixed` is a block length, None asks the policy."""
-    policy, supply = BlockPolicy(costs, BLOCKS), traces(seed)
+    policy = BlockPolicy(costs, BLOCKS, Engine(captured=scenario.captured))
+    supply = scenario.traces(seed)
     running = [Running(next(supply), policy.estimate()) for _ in range(concurrency)]
     outcome = Outcome()
     while outcome.tokens < 400 * concurrency:
@@ -58,7 +79,7 @@ def run(
             blocks = policy.decide(candidates)
         else:
             blocks = [fixed] * concurrency
-        outcome.ms += step_ms(costs, blocks, kv)
+        outcome.ms += step_ms(costs, blocks, kv, scenario.captured)
         for number, (one, block) in enumerate(zip(running, blocks, strict=True)):
             outcome.chosen[block] = outcome.chosen.get(block, 0) + 1
             emitted = one.trace.emitted(one.place, block)
@@ -95,7 +116,7 @@ class Row:
         return self.auto / self.fixed[1]
 
 
-def compare(traces: Traces, concurrency: int, costs: ForwardCosts) -> Row:
+def compare(scenario: Scenario, concurrency: int, costs: ForwardCosts) -> Row:
     """Run the policy and every fixed choice on the same requests."""
-    fixed = {block: run(traces, concurrency, costs, block).tokens_per_second for block in FIXED}
-    return Row(concurrency, run(traces, concurrency, costs).tokens_per_second, fixed)
+    fixed = {block: run(scenario, concurrency, costs, block).tokens_per_second for block in FIXED}
+    return Row(concurrency, run(scenario, concurrency, costs).tokens_per_second, fixed)

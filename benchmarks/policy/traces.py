@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = Path(__file__).parent / "acceptance.json"
+OTHER_PATH = PATH.with_name("other-acceptance.json")
+"""Answers to questions that the policy was not tried on while it was made."""
 BLOCKS = (8, 16, 32)
 DRAWN_TOKENS = 256
 PUBLISHED_AL = 6.82
@@ -35,20 +37,24 @@ Traces = Callable[[int], Iterator[Trace]]
 """An endless supply of requests, from a seed."""
 
 
-def recorded() -> dict[str, list[Trace]]:
-    """The recording by category."""
-    content = json.loads(PATH.read_text(encoding="utf-8"))
+def recorded(path: Path = PATH) -> dict[str, list[Trace]]:
+    """A recording by category."""
+    content = json.loads(path.read_text(encoding="utf-8"))
     return {
         category: [Trace({int(block): counts for block, counts in one.items()}) for one in answers]
         for category, answers in content.items()
     }
 
 
-def of_the_tiny_model(seed: int) -> Iterator[Trace]:
+def of_the_tiny_model(path: Path) -> Traces:
     """Recorded answers of all categories, in random order."""
-    rng, every = random.Random(seed), [one for answers in recorded().values() for one in answers]
-    while True:
-        yield rng.choice(every)
+
+    def supply(seed: int) -> Iterator[Trace]:
+        rng, every = random.Random(seed), [one for answers in recorded(path).values() for one in answers]
+        while True:
+            yield rng.choice(every)
+
+    return supply
 
 
 def drawn(*lengths: float) -> Traces:
@@ -74,9 +80,21 @@ def _run(rng: random.Random, chance: float) -> int:
     return count
 
 
-SCENARIOS: dict[str, Traces] = {
-    "the tiny model's answers (recorded)": of_the_tiny_model,
-    "acceptance length 6.82 (drawn)": drawn(PUBLISHED_AL),
-    "acceptance length 2, 4, 8 or 14 (drawn)": drawn(2.0, 4.0, 8.0, 14.0),
-    "nothing is accepted (drawn)": drawn(1.0),
+@dataclass(frozen=True)
+class Scenario:
+    """Requests, and the machine they meet: with `captured`, only forwards of these widths replay CUDA graphs."""
+
+    traces: Traces
+    captured: frozenset[int] | None = None
+
+
+SCENARIOS = {
+    "the tiny model's answers (recorded)": Scenario(of_the_tiny_model(PATH)),
+    "the tiny model's answers to other questions (recorded)": Scenario(of_the_tiny_model(OTHER_PATH)),
+    "acceptance length 6.82 (drawn)": Scenario(drawn(PUBLISHED_AL)),
+    "acceptance length 6.82, CUDA graphs for blocks of 32 and AR only (drawn)": Scenario(
+        drawn(PUBLISHED_AL), frozenset({1, 32})
+    ),
+    "acceptance length 2, 4, 8 or 14 (drawn)": Scenario(drawn(2.0, 4.0, 8.0, 14.0)),
+    "nothing is accepted (drawn)": Scenario(drawn(1.0)),
 }

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.policy.__main__ import CONCURRENCIES, h200_costs, header, line
 from benchmarks.policy.simulation import Row, compare, run
-from benchmarks.policy.traces import BLOCKS, SCENARIOS, recorded
+from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH, SCENARIOS, recorded
 from nemotron_diffusion_plugin.training.tasks import CATEGORIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
@@ -33,8 +33,9 @@ def test_the_page_shows_these_numbers(rows: list[Row]) -> None:
     assert "\n".join([*header(), *map(line, rows)]) in text
 
 
-def test_the_recording_covers_every_category() -> None:
-    traces = recorded()
+@pytest.mark.parametrize("path", [PATH, OTHER_PATH])
+def test_the_recordings_cover_every_category(path: Path) -> None:
+    traces = recorded(path)
     assert set(traces) == set(CATEGORIES)
     for answers in traces.values():
         assert len(answers) == 3
@@ -55,9 +56,9 @@ def test_a_fixed_choice_of_one_is_ar() -> None:
 
 def test_length_by_load() -> None:
     """At the published acceptance length: 32 to 4 requests, 16 at 8 to 16, 8 at 32 to 64, AR at 256."""
-    costs, traces = h200_costs(), SCENARIOS["acceptance length 6.82 (drawn)"]
+    costs, scenario = h200_costs(), SCENARIOS["acceptance length 6.82 (drawn)"]
     usual = {}
     for concurrency in (1, 4, 8, 32, 256):
-        chosen = run(traces, concurrency, costs).chosen
+        chosen = run(scenario, concurrency, costs).chosen
         usual[concurrency] = max(chosen, key=lambda block: chosen[block])
     assert usual == {1: 32, 4: 32, 8: 16, 32: 8, 256: 1}

@@ -71,6 +71,12 @@ SETUPS: dict[str, Setup] = {
         defaults=ON_A_GPU,
         logs_forwards=True,
     ),
+    # Every request has a grammar, which counts what it thinks.
+    "thinking": Setup(
+        "trained",
+        options=("--reasoning-parser", "mimo", "--enable-strict-thinking"),
+        defaults=ON_A_GPU,
+    ),
     # No step is scheduled ahead, and prompts are cut.
     "sync": Setup("sharded", options=("--chunked-prefill-size", "16"), overlap=False),
     "paged": Setup(

@@ -45,7 +45,7 @@ def test_next_turn_hits_prompt_and_answer(running: Running, first: str, second: 
     known = 75 + min(59, made(running, opening) - 1)
     assert found.cached_tokens == known // page * page
     assert found.token_ids == running.reference.generate(following).token_ids
-    expected = running.reference.logprobs(following.prompt, found.token_ids)
+    expected = running.reference.chosen_with(following)
     assert found.logprobs == pytest.approx(expected, abs=2e-4)
 
 

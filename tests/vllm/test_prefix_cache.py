@@ -48,7 +48,7 @@ def test_next_turn_hits_prompt_and_answer(running: Running, first: str, second: 
     known = len(opening.prompt) + emitted_before_the_last_step(running, opening)
     assert hits(running) - before == known // PAGE * PAGE
     assert found.token_ids == running.reference.generate(following).token_ids
-    expected = running.reference.logprobs(following.prompt, found.token_ids)
+    expected = running.reference.chosen_with(following)
     assert found.choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=2e-4)
 
 

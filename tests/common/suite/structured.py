@@ -191,3 +191,19 @@ def test_reasoning_is_off_unless_asked_for(running: Any, mode: str) -> None:
 
 def thoughts_of(message: dict[str, Any]) -> str:
     return message.get("reasoning_content") or message.get("reasoning") or ""
+
+
+def test_json_behind_a_thought(running: Any) -> None:
+    """The thought is free and the answer is not, though a draft may begin in one and end in the other."""
+    fields = {
+        "temperature": 0,
+        "max_tokens": 200,
+        "response_format": as_schema(RECORD),
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+    messages = [
+        running.endpoint.chat({"decoding_mode": mode}, QUESTION, **fields)["message"] for mode in EXACT
+    ]
+    assert messages[0] == messages[1]
+    validate(json.loads(messages[0]["content"]), RECORD)
+    assert thoughts_of(messages[0]).strip()

@@ -2,6 +2,7 @@
 
 SGLang 0.5.23 has two attention backends for a CPU: one needs compiled kernels that are not published, the other
 cannot verify drafts. This one can, with rows of different widths in one forward and with bidirectional layers.
+Beside that it masks logits on a CPU for `--enable-strict-thinking`.
 It is not installed: `tests/engines/sglang/launch.py` puts its folder on PYTHONPATH.
 """
 
@@ -34,6 +35,18 @@ def register() -> None:
         _offer_to_draft_models,
         HookType.AROUND,
     )
+    HookRegistry.register(
+        "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.apply_vocab_mask",
+        _apply_vocab_mask,
+        HookType.REPLACE,
+    )
+
+
+def _apply_vocab_mask(logits: Any, vocab_mask: Any) -> None:
+    """What a request without a grammar of its own is held to while it thinks; SGLang has it for accelerators only."""
+    from xgrammar import apply_token_bitmask_inplace
+
+    apply_token_bitmask_inplace(logits, vocab_mask, backend="cpu")
 
 
 def _create(runner: Any) -> Any:
