@@ -26,11 +26,11 @@ class Operators(Protocol):
     name: str
 
     def pick(
-        self, logits: torch.Tensor, mask_token_id: int, sampling: BlockSampling | None
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `decoding.pick`.
 
-        Without `sampling` every row takes the most likely token.
+        Without `sampling` every row takes the most likely token; without `mask_token_id` any token may be picked.
         """
 
     def commit(
@@ -63,7 +63,7 @@ class TorchOperators:
     name = TORCH
 
     def pick(
-        self, logits: torch.Tensor, mask_token_id: int, sampling: BlockSampling | None
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Operators.pick`."""
         if sampling is None:

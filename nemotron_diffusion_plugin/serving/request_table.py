@@ -44,6 +44,8 @@ class RequestTable:
         mode: decoding mode by `MODE_CODES`, host `[N]`; auto counts as self-speculation, and `auto` tells it apart.
         most: the longest block of each slot, host `[N]`; `block_size` is the length of the block at hand.
         logprobs: the log-probabilities of what was committed, for diffusion requests that want them.
+        by_seed: host bool `[N]`, whether the request samples with a seed and a causal forward decides for it: then it
+            draws what AR draws, however it is drafted for.
     """
 
     def __init__(self, settings: ServerSettings, size: int, mask_token_id: int, device: torch.device) -> None:
@@ -61,6 +63,7 @@ class RequestTable:
         self.steps = np.zeros(size, dtype=np.int32)
         self.temperature = np.zeros(size, dtype=np.float64)
         self.banned_until = np.zeros(size, dtype=np.int64)
+        self.by_seed = np.zeros(size, dtype=bool)
         self.start_gpu = torch.zeros(size, dtype=torch.int64, device=device)
         self.planned = torch.zeros(size, dtype=torch.bool, device=device)
         self.limit = torch.zeros(size, dtype=torch.int64, device=device)
@@ -80,12 +83,14 @@ class RequestTable:
         temperature: float,
         min_tokens: int,
         stop_ids: Sequence[int],
+        seeded: bool = False,
         logprobs: int | None = None,
         named_logprobs: Sequence[int] = (),
     ) -> None:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again.
 
-        The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens. It wants
+        The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens. It samples
+        with a seed of its own where it is `seeded` and has a temperature. It wants
         the log-probabilities of its tokens, of the `logprobs` likeliest beside each (-1: all) and of the ids
         `named_logprobs`; None where it wants none.
         """
@@ -98,6 +103,7 @@ class RequestTable:
         self.drop_block(slot)
         self.logprobs.take(slot, logprobs if mode is DecodingMode.DIFFUSION else None, named_logprobs)
         self.temperature[slot] = temperature
+        self.by_seed[slot] = seeded and temperature > 0 and mode is not DecodingMode.DIFFUSION
         self.banned_until[slot] = prompt_len + min_tokens
         self.limit[slot] = limit
         row = np.full(MAX_STOP_IDS, NO_TOKEN, dtype=np.int64)

@@ -24,7 +24,7 @@ class TritonOperators:
     name = TRITON
 
     def pick(
-        self, logits: torch.Tensor, mask_token_id: int, sampling: BlockSampling | None
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass over the logits; noise is computed in registers."""
         drawn = None

@@ -11,6 +11,7 @@ import torch
 
 from nemotron_diffusion_plugin.decoding import noise
 from nemotron_diffusion_plugin.decoding.accept import accept_sampled, correction_weights
+from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
 from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
@@ -98,9 +99,12 @@ class Acceptance:
         diffusion = self.table.on_device(self.table.is_diffusion(slots), torch.bool)
         accepted = torch.where(diffusion, self._planned(slots, num_drafts), accepted)
         last = picks.gather(1, accepted[:, None])[:, 0]
-        sampled = np.flatnonzero(self.table.temperature[slots] > 0)
-        if len(sampled):
-            self._sample(step, rows, sampled, blocks, chain, logits, accepted, last)
+        by_seed = self.table.by_seed[slots]
+        by_chance = (self.table.temperature[slots] > 0) & ~by_seed
+        for chosen, decide in ((by_seed, self._accept_by_seed), (by_chance, self._accept_by_chance)):
+            if chosen.any():
+                some = self._sampled(step, rows, np.flatnonzero(chosen), blocks, chain, logits)
+                accepted[some.picked], last[some.picked] = decide(some)
         column = torch.arange(width, device=chain.device)
         following = torch.nn.functional.pad(drafts, (0, 1))
         tokens = torch.where(column < accepted[:, None], following, 0)
@@ -139,51 +143,107 @@ class Acceptance:
         before_masks = (masked.cumsum(dim=1) == 0).sum(dim=1) - 1
         return torch.minimum(before_masks, num_drafts)
 
-    def _sample(
+    def _sampled(
         self,
         step: DecodeStep,
         rows: np.ndarray,
-        sampled: np.ndarray,
+        chosen: np.ndarray,
         blocks: PreparedBlocks,
         chain: torch.Tensor,
         logits: torch.Tensor,
-        accepted: torch.Tensor,
-        last: torch.Tensor,
-    ) -> None:
-        """Overwrite, in place, the outcome of requests with a temperature: `accepted` and `last`, int64 `[R]`."""
-        slots, table = step.slots[rows], self.table
-        widths = blocks.widths[sampled]
-        take = np.concatenate([np.arange(blocks.offsets[row], blocks.offsets[row + 1]) for row in sampled])
-        owner = table.on_device(np.repeat(np.arange(len(sampled)), widths))
-        local = blocks.local[table.on_device(take)]
-        flat = probabilities(step.batch, rows[sampled], owner, logits[table.on_device(take)])
-        size, width = len(sampled), chain.shape[1]
-        spread = flat.new_zeros(size, width, flat.shape[1])
-        spread[owner, local] = flat
-        picked = table.on_device(sampled)
-        drafts, num_drafts = chain[picked, 1:], table.on_device(widths - 1)
-        seeds = self.seeds[table.on_device(slots[sampled])]
-        starts = blocks.starts[picked]
-        speculating = table.on_device(~table.is_diffusion(slots[sampled]), torch.bool)
-        count = accepted[picked]
+    ) -> _Sampled:
+        table, widths = self.table, blocks.widths[chosen]
+        take = np.concatenate([np.arange(blocks.offsets[row], blocks.offsets[row + 1]) for row in chosen])
+        owner = table.on_device(np.repeat(np.arange(len(chosen)), widths))
+        flat = table.on_device(take)
+        picked, slots = table.on_device(chosen), step.slots[rows[chosen]]
+        return _Sampled(
+            slots,
+            picked,
+            owner,
+            blocks.local[flat],
+            probabilities(step.batch, rows[chosen], owner, logits[flat]),
+            chain[picked, 1:],
+            table.on_device(widths - 1),
+            self.seeds[table.on_device(slots)],
+            blocks.starts[picked],
+        )
+
+    def _accept_by_seed(self, some: _Sampled) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw at every row what AR would, by noise that seed and position decide, and accept drafts that agree.
+
+        A draft is accepted as often as by chance, with p(draft), and answers do not depend on how they are drafted.
+        """
+        picks = torch.zeros(
+            len(some.slots), 1 + some.drafts.shape[1], dtype=torch.int64, device=some.owner.device
+        )
+        positions = some.starts[some.owner] + 1 + some.local
+        picks[some.owner, some.local] = self._draw(some.probabilities, some.seeds[some.owner], positions)
+        count = self.operators.accept(some.drafts, picks, some.num_drafts)
+        return count, picks.gather(1, count[:, None])[:, 0]
+
+    def _accept_by_chance(self, some: _Sampled) -> tuple[torch.Tensor, torch.Tensor]:
+        """Accept each draft with p(draft), and draw what follows from what is left (`decoding.accept`)."""
+        device, size, drafts = some.owner.device, len(some.slots), some.drafts
+        width = 1 + drafts.shape[1]
+        spread = some.probabilities.new_zeros(size, width, some.probabilities.shape[1])
+        spread[some.owner, some.local] = some.probabilities
+        diffusion = self.table.is_diffusion(some.slots)
+        speculating = self.table.on_device(~diffusion, torch.bool)
+        count = self._planned(some.slots, some.num_drafts)
+        rejected = torch.full_like(count, NO_TOKEN)
         if width > 1:
-            column = torch.arange(width - 1, device=chain.device)
-            position = (starts[:, None] + 1 + column).reshape(-1)
+            column = torch.arange(width - 1, device=device)
+            position = (some.starts[:, None] + 1 + column).reshape(-1)
             uniform = noise.uniform(
-                seeds.repeat_interleave(width - 1),
+                some.seeds.repeat_interleave(width - 1),
                 position,
                 torch.full_like(position, _DRAWN_FOR_ACCEPTANCE),
                 1,
             )
-            agreed = accept_sampled(drafts, spread, num_drafts, uniform.view(size, width - 1))
+            agreed = accept_sampled(drafts, spread, some.num_drafts, uniform.view(size, width - 1))
             count = torch.where(speculating, agreed, count)
-        rejected = torch.full_like(count, NO_TOKEN)
-        if width > 1:
             next_draft = drafts.gather(1, count.clamp(max=width - 2)[:, None])[:, 0]
-            rejected = torch.where(speculating & (count < num_drafts), next_draft, rejected)
-        weights = correction_weights(spread[torch.arange(size, device=count.device), count], rejected)
-        accepted[picked] = count
-        last[picked] = draw(weights, seeds, starts + 1 + count)
+            rejected = torch.where(speculating & (count < some.num_drafts), next_draft, rejected)
+        weights = correction_weights(spread[torch.arange(size, device=device), count], rejected)
+        return count, self._draw(weights, some.seeds, some.starts + 1 + count)
+
+    def _draw(self, weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Draw a token in proportion to non-negative weights `[N, V]`, int64 `[N]`.
+
+        The draw is a function of seed and position alone (int64 `[N]`), the same in any batch.
+        """
+        once = BlockSampling(
+            torch.ones_like(seeds, dtype=torch.float64),
+            seeds,
+            positions,
+            torch.full_like(positions, _DRAWN_FOR_TOKEN),
+        )
+        return self.operators.pick(weights.log(), None, once)[0]
+
+
+@dataclass
+class _Sampled:
+    """Requests of a verify forward that sample: R of them with T rows.
+
+    Attributes:
+        slots: their slots, host `[R]`.
+        picked: their places among those of the forward, int64 `[R]`.
+        owner, local: request and place in its block of each row, int64 `[T]`.
+        probabilities: of each row, `[T, V]`.
+        drafts, num_drafts: int64 `[R, K]` and `[R]`.
+        seeds, starts: of the noise, and the position of the block's seed, int64 `[R]`.
+    """
+
+    slots: np.ndarray
+    picked: torch.Tensor
+    owner: torch.Tensor
+    local: torch.Tensor
+    probabilities: torch.Tensor
+    drafts: torch.Tensor
+    num_drafts: torch.Tensor
+    seeds: torch.Tensor
+    starts: torch.Tensor
 
 
 def made_up_acceptance(length: float, num_drafts: torch.Tensor) -> torch.Tensor:
@@ -194,12 +254,3 @@ def made_up_acceptance(length: float, num_drafts: torch.Tensor) -> torch.Tensor:
     whole = math.floor(length - 1)
     one_more = torch.rand(num_drafts.shape, device=num_drafts.device) < length - 1 - whole
     return torch.minimum(whole + one_more.to(num_drafts.dtype), num_drafts)
-
-
-def draw(weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Draw a token in proportion to non-negative weights `[N, V]`, int64 `[N]`.
-
-    The draw is a function of seed and position alone (int64 `[N]`), the same in any batch.
-    """
-    uniform = noise.uniform(seeds, positions, torch.full_like(positions, _DRAWN_FOR_TOKEN), weights.shape[1])
-    return (weights.double().log() - torch.log(-torch.log(uniform))).argmax(dim=1)

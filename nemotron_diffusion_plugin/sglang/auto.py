@@ -54,16 +54,12 @@ class WorkerBlocks(AutoBlocks):
     def choose_for(self, step: DecodeStep, requests: Requests, most: np.ndarray) -> list[int]:
         """Set the length of the next block of each request in auto; `most`, host `[R]`, is the longest of each row.
 
-        Returns the lengths chosen. A request that samples with a seed always gets the longest: what it draws must not
-        depend on the load.
+        Returns the lengths chosen.
         """
         table = requests.table
-        auto, seeded = table.auto[step.slots], requests.seeded[step.slots]
+        auto = table.auto[step.slots]
         if not auto.any():
             return []
-        longest = np.minimum(most, self.policy.longest)[auto & seeded]
-        table.block_size[step.slots[auto & seeded]] = longest
-        auto = auto & ~seeded
         starts = step.batch.seq_lens_cpu.tolist()
         rows = [
             Drafting(req, MODES[mode], int(block), start)
@@ -73,7 +69,7 @@ class WorkerBlocks(AutoBlocks):
         others = [rows[row] for row in np.flatnonzero(~auto)]
         lengths = self.choose([rows[row] for row in chosen], others)
         table.block_size[step.slots[chosen]] = lengths
-        return [*lengths, *longest.tolist()]
+        return lengths
 
 
 def device_name(device: torch.device) -> str:

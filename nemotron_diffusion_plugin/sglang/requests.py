@@ -27,7 +27,6 @@ class Requests:
         seeds: int64 `[N]` on the device, noise seed of each slot.
         ended: bool `[N]` on the device, whether a slot's request has emitted its last token.
         engine_samples: bool `[N]` on the host, whether SGLang's own sampler is exact for a slot's request.
-        seeded: bool `[N]` on the host, whether a slot's request samples with a seed.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class Requests:
         self.seeds = torch.zeros(slots, dtype=torch.int64, device=device)
         self.ended = torch.zeros(slots, dtype=torch.bool, device=device)
         self.engine_samples = np.ones(slots, dtype=bool)
-        self.seeded = np.zeros(slots, dtype=bool)
 
     def take(self, req: Any, context_length: int) -> None:
         """Take over a slot when its request is prefilled; a retracted request comes this way again."""
@@ -57,11 +55,12 @@ class Requests:
             temperature=0.0 if greedy else params.temperature,
             min_tokens=params.min_new_tokens,
             stop_ids=stops,
+            seeded=params.sampling_seed is not None,
             logprobs=logprobs,
             named_logprobs=named,
         )
         self.counts.take(slot, params, req.output_ids)
-        self.seeded[slot] = seeded = params.sampling_seed is not None and not greedy
+        seeded = params.sampling_seed is not None and not greedy
         self.engine_samples[slot] = not (has_penalties(params) or params.min_new_tokens or seeded)
         self.seeds[slot] = noise_seed(req)
         self.ended[slot] = False

@@ -3,6 +3,9 @@
 vLLM's sampler and rejection sampler stay in charge. For the rows of a diffusion request their result is replaced:
 the drafts are what the denoise forwards committed, and only the token after the block, the next seed, is sampled. A
 block that the token budget cut short gets its next planned token instead of a sampled one, so it goes on unchanged.
+
+The result of a request that samples with a seed is replaced too: every row draws what AR would draw there, and drafts
+that agree are accepted. A draft is accepted as often as by rejection, with p(draft), as it was chosen without chance.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
+from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.request_table import RequestTable
 from nemotron_diffusion_plugin.vllm.logprobs import LOGITS_MODES, put_commit_scores
 
@@ -42,11 +46,14 @@ class BlockSampler(Sampler):
     """vLLM's sampler; a diffusion request inside a planned block gets its planned token."""
 
     table: RequestTable
+    operators: Operators
     resume: Resume
     last_output: SamplerOutput | None = None
 
     @classmethod
-    def adopt(cls, sampler: Sampler, table: RequestTable, resume: Resume) -> BlockSampler:
+    def adopt(
+        cls, sampler: Sampler, table: RequestTable, operators: Operators, resume: Resume
+    ) -> BlockSampler:
         """Take over the state of the sampler that the runner has built."""
         if type(sampler) is not Sampler:
             raise ValueError(
@@ -55,7 +62,7 @@ class BlockSampler(Sampler):
             )
         own = cls.__new__(cls)
         own.__dict__.update(sampler.__dict__)
-        own.table, own.resume = table, resume
+        own.table, own.operators, own.resume = table, operators, resume
         return own
 
     def __call__(self, logits: torch.Tensor, input_batch: Any) -> SamplerOutput:
@@ -93,7 +100,7 @@ class BlockSampler(Sampler):
 
 
 class BlockRejectionSampler(RejectionSampler):
-    """vLLM's rejection sampler; every draft of a diffusion request is accepted.
+    """vLLM's rejection sampler; every draft of a diffusion request is accepted, with a seed those that AR draws.
 
     Beside that it knows requests that name the token ids of their log-probabilities, which vLLM's does not.
     """
@@ -141,12 +148,14 @@ class BlockRejectionSampler(RejectionSampler):
             expanded_idx_mapping,
             *arguments,
         )
-        diffusion = np.flatnonzero(self.block_sampler.table.is_diffusion(idx_mapping_np))
-        if len(diffusion):
-            rows = self.block_sampler.table.on_device(diffusion)
-            self._accept_all(
-                processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled
-            )
+        table = self.block_sampler.table
+        for chosen, decide in (
+            (table.is_diffusion(idx_mapping_np), self._accept_all),
+            (table.by_seed[idx_mapping_np], self._accept_by_seed),
+        ):
+            if chosen.any():
+                rows = table.on_device(np.flatnonzero(chosen))
+                decide(processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled)
         return processed, sampled, num_sampled
 
     def _get_logprobs_tensors(
@@ -198,18 +207,49 @@ class BlockRejectionSampler(RejectionSampler):
         source = (first[:, None] + 1 + column).clamp(max=draft_sampled.shape[0] - 1)
         num_drafts = (last - first)[:, None]
         slots = idx_mapping[rows]
-        states = self.sampler.sampling_states
-        bonus = gumbel_sample(
-            processed[last],
-            slots,
-            states.temperature.gpu,
-            states.seeds.gpu,
-            pos[last],
-            apply_temperature=False,
-            is_drafting=False,
-            use_fp64=self.sampler.use_fp64_gumbel,
-        )
+        bonus = self._draw(processed, last, slots, pos)
         bonus = planned_successors(self.block_sampler.table, slots, pos[last], bonus)
         accepted = torch.where(column < num_drafts, draft_sampled[source].to(sampled.dtype), sampled[rows])
         sampled[rows] = torch.where(column == num_drafts, bonus[:, None].to(sampled.dtype), accepted)
         num_sampled[rows] = (num_drafts[:, 0] + 1).to(num_sampled.dtype)
+
+    def _accept_by_seed(
+        self,
+        processed: torch.Tensor,
+        draft_sampled: torch.Tensor,
+        pos: torch.Tensor,
+        cu_num_logits: torch.Tensor,
+        idx_mapping: torch.Tensor,
+        rows: torch.Tensor,
+        sampled: torch.Tensor,
+        num_sampled: torch.Tensor,
+    ) -> None:
+        """Overwrite, in place, the outcome `[R, W]` of the requests `rows` by AR's draws as far as drafts agree."""
+        first = cu_num_logits[rows].long()
+        num_drafts = cu_num_logits[rows + 1].long() - 1 - first
+        column = torch.arange(sampled.shape[1], device=sampled.device)
+        source = first[:, None] + column.clamp(max=num_drafts[:, None])
+        drawn = self._draw(
+            processed, source.flatten(), idx_mapping[rows].repeat_interleave(len(column)), pos
+        ).view(source.shape)
+        drafts = draft_sampled[source[:, 1:]].to(drawn.dtype)
+        accepted = self.block_sampler.operators.accept(drafts, drawn, num_drafts)
+        sampled[rows] = drawn.to(sampled.dtype)
+        num_sampled[rows] = (accepted + 1).to(num_sampled.dtype)
+
+    def _draw(
+        self, processed: torch.Tensor, source: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor
+    ) -> torch.Tensor:
+        """Draw from the rows `source` (int64 `[T]`) of the processed logits as vLLM's sampler does for AR."""
+        states = self.sampler.sampling_states
+        drawn: torch.Tensor = gumbel_sample(
+            processed[source],
+            slots,
+            states.temperature.gpu,
+            states.seeds.gpu,
+            pos[source],
+            apply_temperature=False,
+            is_drafting=False,
+            use_fp64=self.sampler.use_fp64_gumbel,
+        )
+        return drawn

@@ -26,34 +26,25 @@ class SchedulerBlocks(AutoBlocks):
     def choose_for(self, requests: list[tuple[Any, DecodingOptions]], scheduled: Any) -> dict[str, int]:
         """Choose the next block of each `scheduled` request in auto; returns the lengths by request id.
 
-        `requests` are all that decode, with their options; `scheduled` holds the ids of those of the present step. A
-        request that samples with a seed always gets the longest: what it draws must not depend on the load.
+        `requests` are all that decode, with their options; `scheduled` holds the ids of those of the present step.
         """
-        auto, others, lengths = [], [], {}
+        auto, others = [], []
         for request, options in requests:
             mode, kv = options.decoding_mode, int(request.num_computed_tokens)
             one = Drafting(request, mode, drafted_block(options), kv)
             if mode is not DecodingMode.AUTO:
                 others.append(one)
-            elif _samples_with_a_seed(request.sampling_params):
-                others.append(one)
-                lengths[request.request_id] = min(one.block, self.policy.longest)
-                setattr(request, _LENGTH, lengths[request.request_id])
             elif request.request_id in scheduled:
                 auto.append(one)
-        for one, length in zip(auto, self.choose(auto, others), strict=True):
+        chosen = self.choose(auto, others)
+        for one, length in zip(auto, chosen, strict=True):
             setattr(one.request, _LENGTH, length)
-            lengths[one.request.request_id] = length
-        return lengths
+        return {one.request.request_id: length for one, length in zip(auto, chosen, strict=True)}
 
 
 def chosen_block(request: Any) -> int:
     """The block length last chosen for a request in auto; 1 before the first choice."""
     return int(getattr(request, _LENGTH, 1))
-
-
-def _samples_with_a_seed(params: Any) -> bool:
-    return params.seed is not None and params.temperature > 0
 
 
 def note_proposed(request: Any, drafts: int) -> None:

@@ -23,6 +23,7 @@ class VllmRequestTable(RequestTable):
             temperature=params.temperature,
             min_tokens=params.min_tokens or 0,
             stop_ids=stop_token_ids(params),
+            seeded=params.seed is not None,
             logprobs=logprobs,
             named_logprobs=named,
         )

@@ -93,7 +93,7 @@ class BlockSpeculator(BaseSpeculator):
 
     def attach_sampler(self, sampler: Any) -> tuple[BlockSampler, BlockRejectionSampler]:
         """Build the samplers that accept diffusion blocks; called once, after the model is loaded."""
-        self.sampler = BlockSampler.adopt(sampler, self.table, self._resume)
+        self.sampler = BlockSampler.adopt(sampler, self.table, self.operators, self._resume)
         speculative_config = self.vllm_config.speculative_config
         return self.sampler, BlockRejectionSampler(self.sampler, speculative_config, self.device)
 

@@ -75,9 +75,9 @@ class Reference:
     def mode(self, case: Case) -> str:
         return self.options(case).decoding_mode.value
 
-    def generate(self, case: Case) -> Generation:
+    def generate(self, case: Case, temperature: float = 0.0, seed: int = 0) -> Generation:
         """What the server must answer, with the forwards it takes."""
-        key = repr(case)
+        key = repr((case, temperature, seed))
         if key not in self._answers:
             eos = self.config.eos_token_id
             stops = {*case.stop_token_ids, *(() if case.ignore_eos else (eos,))}
@@ -88,6 +88,8 @@ class Reference:
                 stop_token_ids=stops,
                 min_tokens=case.min_tokens,
                 max_model_len=self.max_model_len,
+                temperature=temperature,
+                seed=seed,
             )
         return self._answers[key]
 

@@ -104,6 +104,7 @@ def test_sampling_with_a_seed_is_reproducible(running: Running, mode: str) -> No
         assert running.client.complete(case, sampled).token_ids == first
     assert running.client.complete(case, {"temperature": 0.8, "sampling_seed": 12}).token_ids != first
     assert first != running.reference.generate(case).token_ids
+    assert first == running.reference.generate(case, temperature=0.8, seed=11).token_ids
 
 
 def test_chat(running: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -43,6 +44,34 @@ def test_self_speculation_draws_as_ar(running: Any, name: str) -> None:
     )
     assert cycles > 1.2 * DRAWS, "drafts must be rejected"
     assert accepted > 0.5 * DRAWS, "drafts must be accepted"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_seed_draws_in_self_speculation_what_it_draws_in_ar(running: Any, name: str) -> None:
+    """Token for token, whatever the blocks and whoever runs beside it; drafts are accepted and rejected on the way."""
+    tokens = running.tokenize("What is 34 + 57? Show the")
+    fields = {**CASES[name], "prompt": tokens, "max_tokens": 60, "ignore_eos": True, "return_token_ids": True}
+
+    def drawn(seed: int, **options: Any) -> list[int]:
+        [choice] = running.endpoint.choices(COMPLETIONS, options, seed=seed, **fields)
+        ids: list[int] = choice["token_ids"]
+        return ids
+
+    before = running.client.settled()
+    for seed in (3, 4):
+        expected = drawn(seed, decoding_mode="ar")
+        with ThreadPoolExecutor(5) as pool:
+            blocks = (32, 16, 5, 2, 1)
+            asked = [pool.submit(drawn, seed, decoding_mode="self_speculation", block_size=b) for b in blocks]
+        assert [one.result() for one in asked] == [expected] * len(blocks)
+        assert drawn(seed, decoding_mode="auto") == expected
+    assert drawn(5, decoding_mode="ar") != expected
+    after = running.client.settled()
+    accepted, cycles = (
+        after.mode(name, "self_speculation") - before.mode(name, "self_speculation")
+        for name in ("accepted_drafts", "cycles")
+    )
+    assert 0.3 * cycles < accepted < 8 * cycles
 
 
 def test_the_comparison_tells_distributions_apart(running: Any) -> None:

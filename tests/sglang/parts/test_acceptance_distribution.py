@@ -78,11 +78,14 @@ def expected(width: int, sampling: dict[str, float]) -> dict[tuple[int, ...], fl
     return result
 
 
-def draw(width: int, one_seed: bool, sampling: dict[str, float]) -> dict[tuple[int, ...], int]:
-    """Many requests with a seed each, or many positions of one seed."""
+def draw(
+    width: int, one_seed: bool, sampling: dict[str, float], by_seed: bool = False
+) -> dict[tuple[int, ...], int]:
+    """Many requests with noise of their own, or many positions of one seed; `by_seed` by the rule for given seeds."""
     table = RequestTable(ServerSettings.read(BLOCK, None), MANY, 0, torch.device("cpu"))
     table.mode[:] = AR if width == 1 else SELF_SPECULATION
     table.temperature[:] = sampling["temperature"]
+    table.by_seed[:] = by_seed
     slots = np.arange(MANY)
     seeds = torch.randint(2**62, (MANY,), generator=torch.Generator().manual_seed(width))
     seeds = seeds[:1].expand(MANY) if one_seed else seeds
@@ -103,16 +106,28 @@ def draw(width: int, one_seed: bool, sampling: dict[str, float]) -> dict[tuple[i
     return drawn
 
 
+@pytest.mark.parametrize("by_seed", [False, True], ids=["by chance", "by seed"])
 @pytest.mark.parametrize("one_seed", [False, True], ids=["many seeds", "one seed"])
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_as_ar(width: int, one_seed: bool) -> None:
-    assert g_statistic(draw(width, one_seed, WARM), expected(width, WARM)) < CRITICAL
+def test_as_ar(width: int, one_seed: bool, by_seed: bool) -> None:
+    assert g_statistic(draw(width, one_seed, WARM, by_seed), expected(width, WARM)) < CRITICAL
 
 
+@pytest.mark.parametrize("by_seed", [False, True], ids=["by chance", "by seed"])
 @pytest.mark.parametrize("name", SAMPLING)
-def test_as_ar_however_it_samples(name: str) -> None:
+def test_as_ar_however_it_samples(name: str, by_seed: bool) -> None:
     sampling = SAMPLING[name]
-    assert g_statistic(draw(3, False, sampling), expected(3, sampling)) < CRITICAL
+    assert g_statistic(draw(3, False, sampling, by_seed), expected(3, sampling)) < CRITICAL
+
+
+def test_by_seed_a_draft_is_accepted_as_often_as_by_chance() -> None:
+    """With its probability, that is."""
+    chances = expected(3, WARM)
+    for by_seed in (False, True):
+        drawn = draw(3, False, WARM, by_seed)
+        first = sum(count for tokens, count in drawn.items() if tokens[0] == DRAFTS[0]) / MANY
+        likely = sum(chance for tokens, chance in chances.items() if tokens[0] == DRAFTS[0])
+        assert first == pytest.approx(likely, abs=0.01)
 
 
 def test_the_statistic_tells_settings_apart() -> None:
