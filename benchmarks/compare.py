@@ -27,6 +27,7 @@ METHODS = (
     "ngram",
     "self_speculation",
     "self_speculation_without_lora",
+    "auto",
     *(f"diffusion@{threshold}" for threshold in (0.95, 0.9, 0.7, 0.5)),
 )
 SERVER_OPTIONS = {

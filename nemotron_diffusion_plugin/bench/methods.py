@@ -42,7 +42,7 @@ class Method:
     @property
     def drafts(self) -> bool:
         """Whether a verify forward decides about drafts, so that there is an acceptance length."""
-        return self.kind is not ServerKind.MODES or self.mode == DecodingMode.SELF_SPECULATION.value
+        return self.kind is not ServerKind.MODES or DecodingMode(self.mode).speculates
 
     @property
     def is_lossless(self) -> bool:
@@ -61,10 +61,11 @@ _FIXED = (
         ServerKind.MODES,
         {"decoding_mode": "self_speculation", "draft_lora": False},
     ),
+    Method("auto", "auto", ServerKind.MODES, {"decoding_mode": "auto"}),
 )
 _DIFFUSION = re.compile(r"diffusion@(\S+)")
 METHOD_NAMES = (*(method.name for method in _FIXED), "diffusion@THRESHOLD")
-DEFAULT_METHODS = "ar,ngram,self_speculation,self_speculation_without_lora,diffusion@0.9"
+DEFAULT_METHODS = "ar,ngram,self_speculation,self_speculation_without_lora,auto,diffusion@0.9"
 _MOST_BLOCK = 32
 
 

@@ -28,8 +28,9 @@ def bench(
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            help="ar, eagle3, ngram, self_speculation, self_speculation_without_lora, diffusion@THRESHOLD; with commas "
-            f"between them or repeated. [default: {DEFAULT_METHODS}, and eagle3 where --eagle3 is given]",
+            help="ar, eagle3, ngram, self_speculation, self_speculation_without_lora, auto, "
+            "diffusion@THRESHOLD; with commas between them or repeated. "
+            f"[default: {DEFAULT_METHODS}, and eagle3 where --eagle3 is given]",
             metavar="METHODS",
         ),
     ] = None,

@@ -16,7 +16,7 @@ def setup(**changes):
 def test_every_mode_shares_one_server():
     methods = find_methods([*DEFAULT_METHODS.split(","), "diffusion@0.5", "ar"])
     kinds = {method.name: method.kind for method in methods}
-    assert len(methods) == 6
+    assert len(methods) == 7
     assert {name for name, kind in kinds.items() if kind is not ServerKind.MODES} == {"ngram"}
     for method in methods:
         DecodingOptions.parse(method.options, DecodingOptions(), 32)
