@@ -33,7 +33,6 @@ from nemotron_diffusion_plugin.training.conversations import ChatEncoder
 from tests.common.schemas import RECORD
 
 ANY_RECORD = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}, "minProperties": 2}
-MASK = 100
 BLOCK = 32
 NEW_TOKENS = 80
 EOS = 11
@@ -140,12 +139,15 @@ def sampled_drafts(temperature: float, random_numbers: torch.Generator) -> Choos
 class JsonGrammar:
     """xgrammar over one answer: what a schema allows behind emitted tokens and drafts."""
 
-    def __init__(self, compiled: Any, vocab_size: int, counts: Counts) -> None:
+    def __init__(self, compiled: Any, config: Any, most: int, counts: Counts) -> None:
+        """At `most` so many drafts of a block are replaced."""
         import xgrammar
 
         self._xgrammar = xgrammar
         self._matcher = xgrammar.GrammarMatcher(compiled)
-        self._bitmask = xgrammar.allocate_token_bitmask(1, vocab_size)
+        self._bitmask = xgrammar.allocate_token_bitmask(1, config.vocab_size)
+        self._mask_token_id = config.mask_token_id
+        self._most = most
         self._taken = self._advanced = 0
         self.counts = counts
 
@@ -178,10 +180,14 @@ class JsonGrammar:
     def choose(self, emitted: list[int], logits: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Choose drafts int64 `[K]` from logits `[K, V]`, each among those allowed behind the drafts before it."""
         self._take(emitted)
-        picked = logits.argmax(1).tolist()
+        drafts = logits.argmax(1).tolist()
         begun = time.perf_counter()
         self._advanced = 0
-        drafts, _ = constrain(picked, lambda place, mask: likeliest_allowed(logits[place], mask, MASK), self)
+
+        def likeliest(places: list[tuple[int, int]], masks: np.ndarray) -> list[int]:
+            return likeliest_allowed(logits[[place for _, place in places]], masks, self._mask_token_id)
+
+        constrain([drafts], likeliest, [self], self._most)
         self._matcher.rollback(self._advanced)
         self.counts.seconds_masking.append(time.perf_counter() - begun)
         return torch.tensor(drafts, dtype=torch.int64), None
@@ -226,19 +232,22 @@ def compare_sampled(decoder: ReferenceDecoder, prompts: Sequence[Sequence[int]])
 def compare_grammar(
     decoder: ReferenceDecoder, prompts: Sequence[Sequence[int]], folder: Path, schema: str
 ) -> str:
-    """A Markdown table: accepted tokens per cycle of JSON answers, with and without drafts that the grammar allows."""
-    lines = ["| | acceptance length | host ms to choose a draft |", "| --- | --- | --- |"]
-    vocab_size = decoder.model.config.vocab_size
-    compiled = JsonGrammar.compile(folder, schema, vocab_size)
-    for masked in (False, True):
+    """A Markdown table: accepted tokens per cycle of JSON answers, by how many drafts the grammar may replace."""
+    lines = [
+        "| drafts of a block replaced | acceptance length | host ms to choose them |",
+        "| --- | --- | --- |",
+    ]
+    config = decoder.model.config
+    compiled = JsonGrammar.compile(folder, schema, config.vocab_size)
+    for most in (0, 1, 2, 4, 8, 16, BLOCK - 1):
         counts, numbers = Counts(), torch.Generator().manual_seed(1)
         for prompt in prompts:
-            grammar = JsonGrammar(compiled, vocab_size, counts)
-            choose: Choose = grammar.choose if masked else argmax_drafts
+            grammar = JsonGrammar(compiled, config, most, counts)
+            choose: Choose = grammar.choose if most else argmax_drafts
             Speculation(decoder, numbers).run(prompt, 0.0, choose, grammar.edit, counts)
         spent = counts.seconds_masking
         cost = f"{1000 * sum(spent) / len(spent):.2f}" if spent else "–"
-        name = "drafts masked" if masked else "drafts as they come"
+        name = f"at most {most}" if most else "none"
         lines.append(f"| {name} | {counts.length:.2f} ({counts.cycles} cycles) | {cost} |")
     return "\n".join(lines)
 

@@ -13,6 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+MOST_REPLACED = 8
+"""The most drafts of a block that are replaced: behind so many that the model did not want, the next is hardly accepted
+(`benchmarks.draft_policies`), and each is one more time that the host waits for the device."""
+
 _WORD = 32
 
 
@@ -26,35 +30,49 @@ class DraftGrammar(Protocol):
         """What may come next, a bit for each token of the vocabulary: int32 `[ceil(V / 32)]`; None behind the end."""
 
 
-Likeliest = Callable[[int, np.ndarray], int]
-"""Gives the most likely token at a place among the drafts of those that a mask allows."""
+Likeliest = Callable[[list[tuple[int, int]], np.ndarray], list[int]]
+"""Gives the most likely tokens of those that masks `[n, ceil(V / 32)]` allow, for n places (block, draft of it)."""
 
 
-def constrain(drafts: Sequence[int], likeliest: Likeliest, grammar: DraftGrammar) -> tuple[list[int], bool]:
-    """Return the drafts with those replaced that the grammar forbids, and whether more may be drafted behind them.
+def constrain(
+    blocks: Sequence[list[int]],
+    likeliest: Likeliest,
+    grammars: Sequence[DraftGrammar],
+    most: int = MOST_REPLACED,
+) -> list[bool]:
+    """Replace, in place, the drafts of each block that its grammar forbids; return which blocks may be gone on with.
 
-    Masks are made for forbidden drafts only. Drafts behind the end of an answer stay as they are, as do those from a
-    place on where the grammar takes nothing; they will be rejected. The grammar is left behind the last one it allows.
+    Masks are made for forbidden drafts only, and each round replaces one in every block that has one. Drafts behind the
+    end of an answer stay as they are, as do those from a place on where the grammar takes nothing or `most` were
+    replaced; they will be rejected. A grammar is left behind the last draft it allows.
     """
-    chosen, place = list(drafts), 0
-    while True:
-        place += grammar.follow(chosen[place:])
-        if place == len(chosen):
-            return chosen, True
-        mask = grammar.allowed()
-        token = None if mask is None else likeliest(place, mask)
-        if token is None or token == chosen[place]:
-            return chosen, False
-        chosen[place] = token
+    places = [grammar.follow(drafts) for drafts, grammar in zip(blocks, grammars, strict=True)]
+    open_blocks = [block for block, place in enumerate(places) if place < len(blocks[block])]
+    for _ in range(most):
+        masks = {block: mask for block in open_blocks if (mask := grammars[block].allowed()) is not None}
+        if not masks:
+            break
+        tokens = likeliest([(block, places[block]) for block in masks], np.stack(list(masks.values())))
+        open_blocks = []
+        for block, token in zip(masks, tokens, strict=True):
+            drafts, place = blocks[block], places[block]
+            if token == drafts[place]:
+                continue
+            drafts[place] = token
+            places[block] += grammars[block].follow(drafts[place:])
+            if places[block] < len(drafts):
+                open_blocks.append(block)
+    return [place == len(drafts) for place, drafts in zip(places, blocks, strict=True)]
 
 
-def likeliest_allowed(logits: torch.Tensor, mask: np.ndarray, mask_token_id: int) -> int:
-    """Return the most likely token of logits `[V]` that a grammar's mask, int32 `[ceil(V / 32)]`, allows.
+def likeliest_allowed(logits: torch.Tensor, masks: np.ndarray, mask_token_id: int) -> list[int]:
+    """Return the most likely tokens of logits `[n, V]` that grammars' masks, int32 `[n, ceil(V / 32)]`, allow.
 
     The mask id is never returned for another. Waits for the device.
     """
-    words = torch.from_numpy(mask).to(logits.device, non_blocking=True)
-    bits = (words[:, None] >> torch.arange(_WORD, dtype=torch.int32, device=logits.device)) & 1
-    forbidden = bits.flatten()[: len(logits)] == 0
-    forbidden[mask_token_id] = True
-    return int(logits.masked_fill(forbidden, -torch.inf).argmax())
+    words = torch.from_numpy(masks).to(logits.device, non_blocking=True)
+    bits = (words[:, :, None] >> torch.arange(_WORD, dtype=torch.int32, device=logits.device)) & 1
+    forbidden = bits.flatten(1)[:, : logits.shape[1]] == 0
+    forbidden[:, mask_token_id] = True
+    tokens: list[int] = logits.masked_fill(forbidden, -torch.inf).argmax(1).tolist()
+    return tokens

@@ -37,13 +37,19 @@ class ConstrainedDrafts:
         if not parts:
             return
         picked = tokens.cpu()
-        for slot, rows in parts.items():
-            drafts = picked[rows].tolist()
-            chosen, goes_on = constrain(drafts, self._likeliest(logits[rows]), self._grammars[slot])
-            if chosen != drafts:
+        drafts = [picked[rows].tolist() for rows in parts.values()]
+        grammars = [self._grammars[slot] for slot in parts]
+        begins = [rows.start for rows in parts.values()]
+        goes_on = constrain(drafts, self._likeliest(logits, begins), grammars)
+        for slot, rows, chosen, more in zip(parts, parts.values(), drafts, goes_on, strict=True):
+            if chosen != picked[rows].tolist():
                 tokens[rows] = torch.tensor(chosen, device=tokens.device)
-            if not goes_on:
+            if not more:
                 del self._open[slot]
 
-    def _likeliest(self, logits: torch.Tensor) -> Likeliest:
-        return lambda place, mask: likeliest_allowed(logits[place], mask, self._mask_token_id)
+    def _likeliest(self, logits: torch.Tensor, begins: list[int]) -> Likeliest:
+        def likeliest(places: list[tuple[int, int]], masks: np.ndarray) -> list[int]:
+            rows = [begins[block] + place for block, place in places]
+            return likeliest_allowed(logits[rows], masks, self._mask_token_id)
+
+        return likeliest

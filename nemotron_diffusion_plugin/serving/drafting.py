@@ -148,7 +148,7 @@ class Drafter:
         observers: list[LogitsObserver] = []
         if grammars:
             observers.append(ConstrainedDrafts(slots, blocks, grammars, self.table.mask_token_id))
-        if self.table.logprobs.any_wanted:
+        if self.table.logprobs.is_wanted(slots).any():
             observers.append(self.table.logprobs.observer(slots, blocks))
         return observers
 
@@ -161,7 +161,7 @@ class Drafter:
         table = self.table
         index = group.index[skipped:]
         blocks = table.read_blocks(index)
-        masked = blocks.masked.clone() if table.logprobs.any_wanted else None
+        masked = blocks.masked.clone() if table.logprobs.is_wanted(denoising).any() else None
         ended = self.operators.commit(
             blocks, picked[skipped:], confidence[skipped:], table.rules_of(index), table.stop_ids[index]
         )

@@ -42,10 +42,11 @@ def test_each_is_chosen_behind_the_ones_before_it(
     for row, (slot, start, edges) in enumerate(((2, 0, ENDLESS), (4, 1, EDGES)), start=1):
         logits = bench.forward.of_block(torch.tensor([slot] + [MASK] * (BLOCK - 1)), 10 + slot)[1:]
         grammar = Automaton(VOCAB, edges, start)
-        expected, _ = constrain(
-            free[row, 1:].tolist(),
-            lambda place, mask, logits=logits: likeliest_allowed(logits[place], mask, MASK),
-            grammar,
+        expected = free[row, 1:].tolist()
+        constrain(
+            [expected],
+            lambda places, masks, logits=logits: likeliest_allowed(logits[[places[0][1]]], masks, MASK),
+            [grammar],
         )
         assert drafts[row, 1:].tolist() == expected
         assert grammars[slot].state == grammar.state
