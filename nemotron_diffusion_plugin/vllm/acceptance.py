@@ -134,7 +134,9 @@ class BlockRejectionSampler(RejectionSampler):
         idx_mapping: torch.Tensor,
         idx_mapping_np: np.ndarray,
         expanded_idx_mapping: torch.Tensor,
-        *arguments: Any,
+        expanded_local_pos: torch.Tensor,
+        seq_lens_upper_bound_np: np.ndarray,
+        verify_draft_sampled: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self._chunk = idx_mapping_np, expanded_idx_mapping, pos
         processed, sampled, num_sampled = super()._verify(
@@ -146,16 +148,23 @@ class BlockRejectionSampler(RejectionSampler):
             idx_mapping,
             idx_mapping_np,
             expanded_idx_mapping,
-            *arguments,
+            expanded_local_pos,
+            seq_lens_upper_bound_np,
+            verify_draft_sampled,
         )
         table = self.block_sampler.table
-        for chosen, decide in (
-            (table.is_diffusion(idx_mapping_np), self._accept_all),
-            (table.by_seed[idx_mapping_np], self._accept_by_seed),
-        ):
-            if chosen.any():
-                rows = table.on_device(np.flatnonzero(chosen))
-                decide(processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled)
+        diffusion = np.flatnonzero(table.is_diffusion(idx_mapping_np))
+        if len(diffusion):
+            rows = table.on_device(diffusion)
+            self._accept_all(
+                processed, draft_sampled, pos, cu_num_logits, idx_mapping, rows, sampled, num_sampled
+            )
+        by_seed = np.flatnonzero(table.by_seed[idx_mapping_np])
+        if len(by_seed) and self.synthetic_conditional_rates is None:
+            rows = table.on_device(by_seed)
+            drawn = self._draw(processed, expanded_idx_mapping, pos)
+            operators = self.block_sampler.operators
+            _accept_by_seed(operators, drawn, verify_draft_sampled, cu_num_logits, rows, sampled, num_sampled)
         return processed, sampled, num_sampled
 
     def _get_logprobs_tensors(
@@ -168,24 +177,24 @@ class BlockRejectionSampler(RejectionSampler):
         max_num_logprobs: int,
     ) -> Any:
         """Those of the tokens returned: of diffusion requests as they were when a token was committed."""
-        most = max(max_num_logprobs, 0) if self._most_named else max_num_logprobs
-        tensors = super()._get_logprobs_tensors(
-            sampled, num_sampled, logits, cu_num_logits, cu_num_logits_np, most
-        )
-        if tensors is None:
-            return None
         slots, slot_of_row, positions = self._chunk
         if self._most_named:
             tensors = compute_topk_scores(
                 logits,
-                most,
-                tensors.logprob_token_ids[:, 0].contiguous(),
-                tensors.cu_num_generated_tokens,
+                max(max_num_logprobs, 0),
+                _by_row(sampled, num_sampled, cu_num_logits, len(logits)),
+                cu_num_logits_np.tolist() if len(logits) > len(slots) else None,
                 logprob_token_ids_state=self.sampler.logprob_token_ids_state,
                 expanded_idx_mapping=slot_of_row,
                 max_per_req_token_ids=self._most_named,
                 logits_mode=self.sampler.logprobs_mode in LOGITS_MODES,
             )
+        else:
+            tensors = super()._get_logprobs_tensors(
+                sampled, num_sampled, logits, cu_num_logits, cu_num_logits_np, max_num_logprobs
+            )
+        if tensors is None:
+            return None
         put_commit_scores(self.block_sampler.table, tensors, slots, cu_num_logits_np, positions)
         return tensors
 
@@ -207,49 +216,56 @@ class BlockRejectionSampler(RejectionSampler):
         source = (first[:, None] + 1 + column).clamp(max=draft_sampled.shape[0] - 1)
         num_drafts = (last - first)[:, None]
         slots = idx_mapping[rows]
-        bonus = self._draw(processed, last, slots, pos)
+        bonus = self._draw(processed[last], slots, pos[last])
         bonus = planned_successors(self.block_sampler.table, slots, pos[last], bonus)
         accepted = torch.where(column < num_drafts, draft_sampled[source].to(sampled.dtype), sampled[rows])
         sampled[rows] = torch.where(column == num_drafts, bonus[:, None].to(sampled.dtype), accepted)
         num_sampled[rows] = (num_drafts[:, 0] + 1).to(num_sampled.dtype)
 
-    def _accept_by_seed(
-        self,
-        processed: torch.Tensor,
-        draft_sampled: torch.Tensor,
-        pos: torch.Tensor,
-        cu_num_logits: torch.Tensor,
-        idx_mapping: torch.Tensor,
-        rows: torch.Tensor,
-        sampled: torch.Tensor,
-        num_sampled: torch.Tensor,
-    ) -> None:
-        """Overwrite, in place, the outcome `[R, W]` of the requests `rows` by AR's draws as far as drafts agree."""
-        first = cu_num_logits[rows].long()
-        num_drafts = cu_num_logits[rows + 1].long() - 1 - first
-        column = torch.arange(sampled.shape[1], device=sampled.device)
-        source = first[:, None] + column.clamp(max=num_drafts[:, None])
-        drawn = self._draw(
-            processed, source.flatten(), idx_mapping[rows].repeat_interleave(len(column)), pos
-        ).view(source.shape)
-        drafts = draft_sampled[source[:, 1:]].to(drawn.dtype)
-        accepted = self.block_sampler.operators.accept(drafts, drawn, num_drafts)
-        sampled[rows] = drawn.to(sampled.dtype)
-        num_sampled[rows] = (accepted + 1).to(num_sampled.dtype)
-
-    def _draw(
-        self, processed: torch.Tensor, source: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor
-    ) -> torch.Tensor:
-        """Draw from the rows `source` (int64 `[T]`) of the processed logits as vLLM's sampler does for AR."""
+    def _draw(self, processed: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor) -> torch.Tensor:
+        """Draw from processed logits `[T, V]` as vLLM's sampler does for AR in these slots and at these positions."""
         states = self.sampler.sampling_states
         drawn: torch.Tensor = gumbel_sample(
-            processed[source],
+            processed,
             slots,
             states.temperature.gpu,
             states.seeds.gpu,
-            pos[source],
+            pos,
             apply_temperature=False,
             is_drafting=False,
             use_fp64=self.sampler.use_fp64_gumbel,
         )
         return drawn
+
+
+def _by_row(
+    sampled: torch.Tensor, num_sampled: torch.Tensor, cu_num_logits: torch.Tensor, num_rows: int
+) -> torch.Tensor:
+    """Put the first `num_sampled` `[R]` of the tokens `sampled` `[R, W]` in their rows, `[num_rows]`; 0 elsewhere."""
+    column = torch.arange(sampled.shape[1], device=sampled.device)
+    place = torch.where(column < num_sampled[:, None], cu_num_logits[:-1, None] + column, num_rows)
+    rows = sampled.new_zeros(num_rows + 1)
+    return rows.scatter_(0, place.flatten().long(), sampled.flatten())[:-1]
+
+
+def _accept_by_seed(
+    operators: Operators,
+    drawn: torch.Tensor,
+    draft_sampled: torch.Tensor,
+    cu_num_logits: torch.Tensor,
+    rows: torch.Tensor,
+    sampled: torch.Tensor,
+    num_sampled: torch.Tensor,
+) -> None:
+    """Overwrite, in place, the outcome `[R, W]` of the requests `rows` by AR's draws as far as drafts agree.
+
+    `drawn` and `draft_sampled` are of all rows; a draft of -1 stands where the mask of a grammar is missing.
+    """
+    first = cu_num_logits[rows].long()
+    num_drafts = cu_num_logits[rows + 1].long() - 1 - first
+    column = torch.arange(sampled.shape[1], device=sampled.device)
+    source = first[:, None] + column.clamp(max=num_drafts[:, None])
+    picks = drawn[source]
+    accepted = operators.accept(draft_sampled[source[:, 1:]].to(picks.dtype), picks, num_drafts)
+    sampled[rows] = picks.to(sampled.dtype)
+    num_sampled[rows] = (accepted + 1).to(num_sampled.dtype)

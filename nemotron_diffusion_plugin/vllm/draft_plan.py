@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.v1.structured_output.backend_outlines import OutlinesBackend
 
 
 class SampledTokens:
@@ -30,6 +31,9 @@ class RequestGrammar:
     """The grammar of a request, for the drafts behind a step.
 
     vLLM's scheduler owns the grammar, and has taken in every token but those that the step samples.
+
+    Grammars of Outlines are not followed: they keep no more states to go back to than a step has drafts, and sampled
+    tokens come on top of those.
     """
 
     def __init__(self, manager: Any, request: Any) -> None:
@@ -41,7 +45,9 @@ class RequestGrammar:
         """Begin to walk over drafts, behind what a row of the step has sampled."""
         structured = self._request.structured_output_request
         bounds = self._manager._get_constraint_bounds(self._request, ())
-        grammar = structured.grammar if bounds.constraint_start == 0 else None  # else: still thinking
+        thinks = bounds.constraint_start > 0
+        followed = not thinks and not isinstance(self._manager.backend, OutlinesBackend)
+        grammar = structured.grammar if followed else None
         return DraftWalk(grammar, self._request.request_id, self._manager.backend, sampled, row)
 
 
@@ -49,7 +55,7 @@ class DraftWalk:
     """A grammar on its way over drafts; a `decoding.constrain.DraftGrammar`.
 
     It begins when it is first asked, so that the draft forward is under way while the host waits for sampled tokens.
-    Where nothing is constrained yet (a thought is still open) every token may come.
+    Without a grammar to follow (a thought is still open) every token may come.
     """
 
     def __init__(

@@ -12,8 +12,10 @@ import torch
 pytest.importorskip("vllm")
 
 import xgrammar
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
+from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.vllm.draft_plan import DraftWalk, RequestGrammar, SampledTokens
 
 pytestmark = pytest.mark.engine
@@ -43,12 +45,17 @@ def walk_of(
     """A walk behind a step that sampled some tokens, after the grammar has taken in what was emitted before."""
     grammar = XgrammarGrammar(vocab_size=VOCAB, matcher=xgrammar.GrammarMatcher(compiled), ctx=compiled)
     grammar.accept_tokens("r", list(emitted.encode()))
+    return behind(Backend(), grammar, sampled, constrained), grammar
+
+
+def behind(backend: Any, grammar: Any, sampled: list[int], constrained: bool = True) -> DraftWalk:
     bounds = SimpleNamespace(constraint_start=0 if constrained else 1)
-    manager = SimpleNamespace(_get_constraint_bounds=lambda request, tokens: bounds, backend=Backend())
+    manager = SimpleNamespace(_get_constraint_bounds=lambda request, tokens: bounds, backend=backend)
     request = SimpleNamespace(request_id="r", structured_output_request=SimpleNamespace(grammar=grammar))
-    rows = torch.tensor([[7] * 6, [*sampled, *[0] * (6 - len(sampled))]])
-    tokens = SampledTokens(rows, torch.tensor([6, len(sampled)]))
-    return RequestGrammar(manager, request).behind(tokens, 1), grammar
+    width = max(6, len(sampled))
+    rows = torch.tensor([[7] * width, [*sampled, *[0] * (width - len(sampled))]])
+    tokens = SampledTokens(rows, torch.tensor([width, len(sampled)]))
+    return RequestGrammar(manager, request).behind(tokens, 1)
 
 
 def bits(words: np.ndarray) -> set[int]:
@@ -91,6 +98,55 @@ def test_nothing_is_chosen_for_a_request_that_has_ended_before_its_last_token(co
     assert walk.follow(list(b"xx")) == 2
     assert grammar.num_processed_tokens == 2
     assert not grammar.is_terminated()
+
+
+@pytest.fixture(scope="module")
+def backends() -> dict[str, Any]:
+    """vLLM's own for 31 drafts, over the bundled checkpoint's tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+    from vllm.v1.structured_output.backend_guidance import GuidanceBackend
+    from vllm.v1.structured_output.backend_outlines import OutlinesBackend
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLED_CHECKPOINT)
+    config = SimpleNamespace(
+        structured_outputs_config=SimpleNamespace(
+            disable_any_whitespace=False, disable_additional_properties=False
+        ),
+        speculative_config=SimpleNamespace(num_speculative_tokens=31),
+        model_config=None,
+    )
+    kinds = {"xgrammar": XgrammarBackend, "guidance": GuidanceBackend, "outlines": OutlinesBackend}
+    return {name: kind(config, tokenizer, len(tokenizer)) for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("name", ["xgrammar", "guidance", "outlines"])
+def test_every_backend_is_as_before_behind_a_whole_block_of_samples_and_drafts(
+    backends: dict[str, Any], name: str
+) -> None:
+    backend = backends[name]
+    grammar = backend.compile_grammar(StructuredOutputOptions.REGEX, "(ab)+c")
+    tokenizer = backend.tokenizer
+    a, b, c = (tokenizer.convert_tokens_to_ids(letter) for letter in "abc")
+    assert grammar.accept_tokens("r", [a])
+
+    def allowed() -> list[int]:
+        mask = backend.allocate_token_bitmask(1)
+        grammar.fill_bitmask(mask, 0)
+        words: list[int] = mask[0].tolist()
+        return words
+
+    before = allowed()
+    walk = behind(backend, grammar, [b, *[a, b] * 15])
+    drafts = [*[a, b] * 14, c]
+    if name == "outlines":  # not followed: it could not go back
+        assert walk.follow([c, c]) == 2
+    else:
+        assert walk.follow(drafts) == len(drafts)
+        assert walk.follow([c]) == 0
+    walk.rewind()
+    assert allowed() == before
+    assert grammar.validate_tokens([b, c, c]) == [b, c]
 
 
 def test_the_host_waits_once_for_all_rows() -> None:
