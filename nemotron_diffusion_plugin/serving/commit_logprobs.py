@@ -87,15 +87,25 @@ class CommitLogprobs:
 
         -1 stands for the whole vocabulary, None for a request that wants no log-probabilities.
         """
-        for kept in (self._wanted, self._step, self._blocks):
-            kept.pop(slot, None)
+        self.release(slot)
         if most is not None:
             self._wanted[slot] = most, torch.tensor(list(named), dtype=torch.int64, device=self._device)
 
+    def release(self, slot: int) -> None:
+        """Forget all about a slot, whose request is gone."""
+        for kept in (self._wanted, self._step, self._blocks):
+            kept.pop(slot, None)
+
+    def keep_only(self, slots: np.ndarray) -> None:
+        """Forget the blocks of all other slots."""
+        for kept in (self._step, self._blocks):
+            for slot in kept.keys() - set(slots.tolist()):
+                del kept[slot]
+
     @property
-    def any_wanted(self) -> bool:
-        """Whether any slot's request wants them."""
-        return bool(self._wanted)
+    def num_held(self) -> int:
+        """The slots of which anything is kept."""
+        return len(self._wanted.keys() | self._step.keys() | self._blocks.keys())
 
     def is_wanted(self, slots: np.ndarray) -> np.ndarray:
         """Bool, shaped like the slots (host)."""

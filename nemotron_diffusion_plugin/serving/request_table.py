@@ -90,9 +90,8 @@ class RequestTable:
         """Take over a slot for a request of `prompt_len` tokens; preempted requests come this way again.
 
         The request ends with `limit` tokens in all, or with one of `stop_ids` after `min_tokens` new tokens. It samples
-        with a seed of its own where it is `seeded` and has a temperature. It wants
-        the log-probabilities of its tokens, of the `logprobs` likeliest beside each (-1: all) and of the ids
-        `named_logprobs`; None where it wants none.
+        with a seed of its own where it is `seeded` and has a temperature. It wants the log-probabilities of its tokens,
+        of the `logprobs` likeliest beside each (-1: all) and of the ids `named_logprobs`; None where it wants none.
         """
         mode = options.decoding_mode
         self.auto[slot] = mode is DecodingMode.AUTO
@@ -100,7 +99,7 @@ class RequestTable:
         self.draft_lora[slot] = options.draft_lora and mode.speculates
         self.block_size[slot] = self.most[slot] = drafted_block(options)
         self.prompt_len[slot] = prompt_len
-        self.drop_block(slot)
+        self.release(slot)
         self.logprobs.take(slot, logprobs if mode is DecodingMode.DIFFUSION else None, named_logprobs)
         self.temperature[slot] = temperature
         self.by_seed[slot] = seeded and temperature > 0 and mode is not DecodingMode.DIFFUSION
@@ -115,8 +114,9 @@ class RequestTable:
         self.rules.steps[slot] = int(rule.steps)
         self.rules.tokens_per_step[slot] = int(rule.tokens_per_step)
 
-    def drop_block(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Forget the block of a slot: its request is new, finished, aborted or preempted."""
+        self.logprobs.release(slot)
         self.phase[slot] = BlockPhase.NONE
         self.planned[slot] = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
 from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
+from nemotron_diffusion_plugin.sglang.grammar import Mask
 from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
 from nemotron_diffusion_plugin.sglang.probabilities import probabilities
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
@@ -36,10 +36,6 @@ class Outcome:
     tokens: torch.Tensor
     lengths: torch.Tensor
     logits: torch.Tensor | None = None
-
-
-GrammarMask = Callable[[torch.Tensor], None]
-"""Applies the grammars of the batch to logits `[R * W, V]` in place."""
 
 
 class Acceptance:
@@ -67,7 +63,7 @@ class Acceptance:
         blocks: PreparedBlocks,
         chain: torch.Tensor,
         logits: torch.Tensor,
-        grammar: GrammarMask | None,
+        grammar: Mask | None,
     ) -> Outcome:
         """Return what the batch rows `rows` (host, `[R]`) emit.
 
@@ -154,13 +150,13 @@ class Acceptance:
     ) -> _Sampled:
         table, widths = self.table, blocks.widths[chosen]
         take = np.concatenate([np.arange(blocks.offsets[row], blocks.offsets[row + 1]) for row in chosen])
-        owner = table.on_device(np.repeat(np.arange(len(chosen)), widths))
+        owner = np.repeat(np.arange(len(chosen)), widths)
         flat = table.on_device(take)
         picked, slots = table.on_device(chosen), step.slots[rows[chosen]]
         return _Sampled(
             slots,
             picked,
-            owner,
+            table.on_device(owner),
             blocks.local[flat],
             probabilities(step.batch, rows[chosen], owner, logits[flat]),
             chain[picked, 1:],

@@ -1,75 +1,114 @@
 """Grammars over chains of drafts: what SGLang's grammar backend allows behind each draft.
 
-Each grammar walks over the drafts of its request once: it chooses them, and what it allows behind each masks the rows
-of the verify forward. SGLang runs batches with a grammar without overlap, so grammars have taken in every step before.
+SGLang runs batches with a grammar without overlap, so grammars have taken in every step before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sglang.srt.constrained.base_grammar_backend import GrammarMask
 
 
-class ChainGrammar:
-    """The grammar of one request, walking over its drafts; a `decoding.constrain.DraftGrammar`."""
+class DraftWalk:
+    """The grammar of one request on its way over drafts; a `decoding.constrain.DraftGrammar`."""
 
-    def __init__(self, grammar: Any, masks: torch.Tensor) -> None:
-        """`masks`, int32 `[W, ceil(V / 32)]` on the host, all bits set: row i becomes what may come behind i drafts."""
+    def __init__(self, grammar: Any, vocab_size: int) -> None:
         self._grammar = grammar
-        self._masks = masks
-        self._words = masks.numpy()
-        self._place = 0
-        self._ended = False
-        self._arrive()
+        self._mask = grammar.allocate_vocab_mask(vocab_size=vocab_size, batch_size=1, device="cpu")
+        self._takes = self._try if _refuses_cleanly(grammar) else self._ask
+        self._advanced = 0
 
     def follow(self, tokens: Sequence[int]) -> int:
         """Go on behind the leading tokens that may come, and return how many those are."""
         for count, token in enumerate(tokens):
-            if self._ended or not (int(self._words[self._place, token // 32]) >> token % 32) & 1:
+            if self._grammar.is_terminated() or not self._takes(token):
                 return count
-            self._grammar.accept_token(token)
-            self._place += 1
-            self._arrive()
+            self._advanced += 1
         return len(tokens)
 
     def allowed(self) -> np.ndarray | None:
-        """What may come next, int32 `[ceil(V / 32)]`; None behind the end."""
-        return None if self._ended else self._words[self._place]
+        """What may come next, int32 `[ceil(V / 32)]`, valid until the next call; None behind the end."""
+        if self._grammar.is_terminated():
+            return None
+        self._mask.fill_(-1)  # stays where nothing is constrained yet
+        self._grammar.fill_vocab_mask(self._mask, 0)
+        words: np.ndarray = self._mask[0].numpy()
+        return words
 
     def rewind(self) -> None:
         """Go back behind the seed."""
-        if self._place:
-            self._grammar.rollback(self._place)
+        if self._advanced:
+            self._grammar.rollback(self._advanced)
+            self._advanced = 0
 
-    def _arrive(self) -> None:
-        self._ended = bool(self._grammar.is_terminated())
-        if not self._ended:
-            self._grammar.fill_vocab_mask(self._masks, self._place)
+    def _try(self, token: int) -> bool:
+        try:
+            self._grammar.accept_token(token)
+        except ValueError:
+            return False
+        return True
+
+    def _ask(self, token: int) -> bool:
+        words = self.allowed()
+        assert words is not None
+        allowed = bool((int(words[token // 32]) >> token % 32) & 1)
+        if allowed:
+            self._grammar.accept_token(token)
+        return allowed
 
 
-class ChainGrammars:
-    """The grammars of a decode batch."""
+def _refuses_cleanly(grammar: Any) -> bool:
+    """Whether a refused token leaves a grammar as it was, so that no mask is needed to find out.
 
-    def __init__(self, batch: Any, width: int) -> None:
-        """`width`: the most rows a request of the batch has in the verify forward."""
-        grammars = {row: req.grammar for row, req in enumerate(batch.reqs) if req.grammar is not None}
-        self._any = next(iter(grammars.values()))
-        size, vocab_size = len(batch.reqs), batch.sampling_info.vocab_size
-        masks = self._any.allocate_vocab_mask(vocab_size=vocab_size, batch_size=size * width, device="cpu")
-        self._masks = masks.view(size, width, -1)
-        self.chains = {row: ChainGrammar(grammar, self._masks[row]) for row, grammar in grammars.items()}
-        """The walking grammars by row of the batch."""
+    So it is with xgrammar, unless tokens of a thought are forbidden too, which only masks tell.
+    """
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
 
-    def rewind(self) -> None:
-        """Leave every grammar behind the seed of its request."""
-        for chain in self.chains.values():
-            chain.rewind()
+    inner = getattr(grammar, "grammar", grammar)
+    return isinstance(inner, XGrammarGrammar) and not getattr(grammar, "enable_token_filter", False)
 
-    def mask(self, rows: torch.Tensor, width: int) -> Callable[[torch.Tensor], None]:
-        """What masks logits `[R * width, V]` of the batch rows `rows` (int64 `[R]` on the device) in place."""
-        masks = self._masks.to(rows.device, non_blocking=True)[rows, :width]
-        return GrammarMask(self._any, masks.flatten(0, 1)).apply
+
+def walks_of(batch: Any, rows: Iterable[int]) -> dict[int, DraftWalk]:
+    """The grammars of the batch rows that have one, by row, ready to walk."""
+    vocab_size = batch.sampling_info.vocab_size
+    grammars = {row: batch.reqs[row].grammar for row in rows}
+    return {row: DraftWalk(one, vocab_size) for row, one in grammars.items() if one is not None}
+
+
+Mask = Callable[[torch.Tensor], None]
+"""Masks logits `[R * W, V]` in place."""
+
+
+def begin_masks(batch: Any, rows: np.ndarray, chains: torch.Tensor) -> Callable[[], Mask] | None:
+    """Begin to mask the verify rows of the chains int64 `[R, W]` (seed and drafts) of the batch rows `rows`.
+
+    Called before the verify forward is launched; what it returns waits for nothing but the chains, and builds the masks
+    on the host while the forward is under way. None where no request of the rows has a grammar. A draft that the
+    grammar forbids is rejected, because the row before it cannot choose it.
+    """
+    from sglang.srt.speculative.spec_utils import GrammarTree, build_grammar_vocab_mask
+
+    places = [place for place, row in enumerate(rows.tolist()) if batch.reqs[row].grammar is not None]
+    if not places:
+        return None
+    reqs = [batch.reqs[int(rows[place])] for place in places]
+    tree = GrammarTree.from_linear_chain(chains[places])
+
+    def build() -> Mask:
+        built = build_grammar_vocab_mask(
+            reqs=reqs, tree=tree, sampling_info=batch.sampling_info, device=chains.device, barrier=None
+        )
+        return lambda logits: None if built is None else _apply(built, places, chains.shape, logits)
+
+    return build
+
+
+def _apply(built: Any, places: Sequence[int], shape: Sequence[int], logits: torch.Tensor) -> None:
+    """Apply SGLang's `GrammarMask` over the chains at `places` to the logits of all chains, `shape` `[R, W]`."""
+    requests, width = shape
+    masks = built.vocab_mask.new_full((requests, width, built.vocab_mask.shape[-1]), -1)
+    masks[list(places)] = built.vocab_mask.view(len(places), width, -1)
+    built._replace(vocab_mask=masks.flatten(0, 1)).apply(logits)

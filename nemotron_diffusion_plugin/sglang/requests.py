@@ -46,6 +46,7 @@ class Requests:
         stops = stop_token_ids(req)
         prompt_len = len(req.origin_input_ids)
         greedy = is_greedy(params)
+        seeded = params.sampling_seed is not None and not greedy
         logprobs, named = wanted_logprobs(req)
         self.table.take(
             slot,
@@ -55,12 +56,11 @@ class Requests:
             temperature=0.0 if greedy else params.temperature,
             min_tokens=params.min_new_tokens,
             stop_ids=stops,
-            seeded=params.sampling_seed is not None,
+            seeded=seeded,
             logprobs=logprobs,
             named_logprobs=named,
         )
         self.counts.take(slot, params, req.output_ids)
-        seeded = params.sampling_seed is not None and not greedy
         self.engine_samples[slot] = not (has_penalties(params) or params.min_new_tokens or seeded)
         self.seeds[slot] = noise_seed(req)
         self.ended[slot] = False

@@ -11,9 +11,9 @@ from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, GrammarMask, Outcome
+from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome
 from nemotron_diffusion_plugin.sglang.block_forward import BlockForward, PreparedBlocks
-from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
+from nemotron_diffusion_plugin.sglang.grammar import begin_masks
 from nemotron_diffusion_plugin.sglang.logprobs import put_commit_scores
 from nemotron_diffusion_plugin.sglang.requests import Requests
 from nemotron_diffusion_plugin.sglang.step import DecodeStep
@@ -46,17 +46,8 @@ class Verifier:
         synthetic = requests.settings.synthetic_acceptance
         self.acceptance = Acceptance(self.table, requests.seeds, requests.counts, operators, synthetic)
 
-    def verify(
-        self,
-        step: DecodeStep,
-        rows: np.ndarray,
-        chain: torch.Tensor,
-        grammars: ChainGrammars | None = None,
-    ) -> Verified:
-        """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing.
-
-        `grammars` are those of the batch, which have walked over the chains.
-        """
+    def verify(self, step: DecodeStep, rows: np.ndarray, chain: torch.Tensor) -> Verified:
+        """Verify the chains int64 `[R, B]` of the batch rows `rows`; the other rows emit nothing."""
         widths = self.table.block_size[step.slots[rows]].astype(np.int64)
         stride = int(widths.max(initial=1))
         tokens = torch.zeros(step.size, stride, dtype=torch.int64, device=chain.device)
@@ -67,8 +58,7 @@ class Verifier:
             logits = torch.zeros(shape, dtype=torch.float32, device=chain.device)
         for part in self._parts(widths):
             taken = self.table.on_device(rows[part])
-            mask = None if grammars is None else grammars.mask(taken, stride)
-            outcome = self._decide(step, rows[part], widths[part], chain[taken, :stride], mask)
+            outcome = self._decide(step, rows[part], widths[part], chain[taken, :stride])
             tokens[taken], lengths[taken] = outcome.tokens, outcome.lengths
             self.requests.note_ended(step.index[taken], step.computed[taken], outcome)
             if logits is not None and outcome.logits is not None:
@@ -95,17 +85,12 @@ class Verifier:
         order = np.arange(len(widths)) if self.forward.ragged else np.argsort(widths, kind="stable")
         return [order[part] for part in self.forward.chunks(widths[order])]
 
-    def _decide(
-        self,
-        step: DecodeStep,
-        rows: np.ndarray,
-        widths: np.ndarray,
-        chain: torch.Tensor,
-        mask: GrammarMask | None,
-    ) -> Outcome:
+    def _decide(self, step: DecodeStep, rows: np.ndarray, widths: np.ndarray, chain: torch.Tensor) -> Outcome:
         """One forward over the chains int64 `[R, W]` of the batch rows `rows`, and what comes of it."""
         column = torch.arange(chain.shape[1], device=chain.device)
         chain = torch.where(column < self.table.on_device(widths)[:, None], chain, 0)
         blocks = self.blocks(step, rows, widths)
+        masks = begin_masks(step.batch, rows, chain) if step.batch.has_grammar else None
         logits = self.forward.run(blocks, chain[blocks.owner, blocks.local])
+        mask = None if masks is None else masks()
         return self.acceptance.decide(step, rows, blocks, chain, logits, mask)

@@ -21,7 +21,7 @@ from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.defaults import refuse_small_pool
 from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
-from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
+from nemotron_diffusion_plugin.sglang.grammar import walks_of
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.prefill import Prefill
@@ -107,6 +107,7 @@ class BlockWorker(BaseSpecWorker):
         timer = ForwardTimer(self.forward, self.operators, has_adapter(self.model_runner.model))
         self.auto.begin(timer, has_graphs)
         self.forward.count = 0
+        self.model_runner.shared_read_done_event = None  # of the last timed forward
 
     @property
     def draft_worker(self) -> None:
@@ -165,22 +166,20 @@ class BlockWorker(BaseSpecWorker):
             self.others_pending = True
             self.counters.engine_forward("causal", self.forward.count - before)
             return result
-        grammars = self._grammars(step)
-        chain, drafted, denoised = self._draft(step, grammars)
-        if grammars is not None:
-            grammars.rewind()
+        chain, drafted, denoised = self._draft(step)
         self.counters.engine_forward("bidirectional", self.forward.count - before)
         before = self.forward.count
         rows = np.flatnonzero(
             (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
         )
-        verified = self.verifier.verify(step, rows, chain, grammars)
+        verified = self.verifier.verify(step, rows, chain)
         self.counters.engine_forward("causal", self.forward.count - before)
         widths = np.zeros(step.size, dtype=np.int64)
         widths[rows] = self.table.block_size[slots[rows]]
         self.counters.step_begun(StepReport(step.reqs, self.table.modes(slots), drafted, denoised, widths))
         finished = rows[self.table.is_diffusion(slots[rows])]
         self.table.phase[slots[finished]] = BlockPhase.NONE
+        self._drop_scores(slots)
         return _result(step, verified)
 
     def _place(self, step: DecodeStep) -> None:
@@ -216,17 +215,15 @@ class BlockWorker(BaseSpecWorker):
             output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
         modes, none = self.table.modes(step.slots), np.zeros(step.size, dtype=np.int64)
         self.counters.step_begun(StepReport(step.reqs, modes, none, none, ones))
+        self._drop_scores(step.slots)
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
         return _result(step, verified, result.can_run_cuda_graph)
 
-    def _grammars(self, step: DecodeStep) -> ChainGrammars | None:
-        if not any(req.grammar is not None for req in step.batch.reqs):
-            return None
-        return ChainGrammars(step.batch, int(self.table.block_size[step.slots].max()))
+    def _drop_scores(self, slots: np.ndarray) -> None:
+        """Keep commit scores of unfinished blocks alone: the others have been handed over, or their request is gone."""
+        self.table.logprobs.keep_only(slots[self.table.phase[slots] == BlockPhase.DENOISING])
 
-    def _draft(
-        self, step: DecodeStep, grammars: ChainGrammars | None
-    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    def _draft(self, step: DecodeStep) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """Draft and denoise; grammars choose the drafts of their requests.
 
         Returns the chains, int64 `[R, B]`, and for each request its draft forwards and the denoise forwards of a block
@@ -251,14 +248,16 @@ class BlockWorker(BaseSpecWorker):
         others = bool((going & ~diffusion).any())
         bound = self.settings.denoise_forwards if others or self.others_pending else UNBOUNDED
         self.others_pending = others
-        chains = {} if grammars is None else grammars.chains
+        walks = walks_of(step.batch, speculating.tolist()) if step.batch.has_grammar else {}
         result = self.drafter.run(
             slots[speculating],
             int(table.start[slots].max()) + self.settings.block_size,
             bound,
             only=slots,
-            grammars={int(slots[row]): chains[row] for row in speculating.tolist() if row in chains},
+            grammars={int(slots[row]): walk for row, walk in walks.items()},
         )
+        for walk in walks.values():
+            walk.rewind()
         chain = torch.zeros(step.size, self.settings.block_size, dtype=torch.int64, device=step.seeds.device)
         planned = table.on_device(np.flatnonzero(diffusion))
         chain[planned] = table.blocks.tokens[step.index[planned]]

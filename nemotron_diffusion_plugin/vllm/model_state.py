@@ -41,7 +41,7 @@ class BlockModelState(DefaultModelState):
         """Forget the block of a request that has finished, was aborted or is preempted."""
         slot = self.speculator.req_states.req_id_to_index.get(req_id)
         if slot is not None:
-            self.speculator.table.drop_block(slot)
+            self.speculator.table.release(slot)
         super().remove_request(req_id)
 
     def preprocess_state(self, input_batch: Any, *arguments: Any) -> None:

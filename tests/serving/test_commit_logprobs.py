@@ -98,6 +98,23 @@ def test_a_slot_s_next_request_and_other_modes_keep_nothing() -> None:
     bench = run({1: (2, ())})
     take(bench.table, 1, OPTIONS)
     assert bench.table.logprobs.of(1, torch.arange(1)) is None
-    assert not bench.table.logprobs.any_wanted
+    assert not bench.table.logprobs.num_held
     take(bench.table, 1, {"decoding_mode": "self_speculation"}, logprobs=2)
-    assert not bench.table.logprobs.any_wanted, "its log-probabilities are those of the verify forward"
+    assert not bench.table.logprobs.num_held, "its log-probabilities are those of the verify forward"
+
+
+def test_nothing_is_kept_of_a_slot_whose_request_is_gone() -> None:
+    bench = run({1: (2, ()), 2: (0, (5,))})
+    assert bench.table.logprobs.num_held == 2
+    bench.table.release(1)
+    assert bench.table.logprobs.num_held == 1
+    assert bench.table.logprobs.of(1, torch.arange(1)) is None
+    assert bench.table.logprobs.of(2, torch.arange(1)) is not None
+
+
+def test_blocks_that_are_handed_over_go_and_what_is_wanted_stays() -> None:
+    bench = run({1: (2, ()), 2: (0, (5,))})
+    bench.table.logprobs.keep_only(np.array([2, 3]))
+    assert bench.table.logprobs.of(1, torch.arange(1)) is None
+    assert bench.table.logprobs.of(2, torch.arange(1)) is not None
+    assert bench.table.logprobs.is_wanted(np.array([1, 2, 3])).tolist() == [True, True, False]

@@ -145,7 +145,7 @@ def test_a_dropped_block(table: RequestTable) -> None:
         take(table, slot, DIFFUSION)
     begin(table, [0, 1], [10, 10])
     table.planned[0] = True
-    table.drop_block(0)
+    table.release(0)
     assert table.phase[:2].tolist() == [BlockPhase.NONE, BlockPhase.DENOISING]
     assert not table.planned.any()
 

@@ -1,4 +1,4 @@
-"""Grammars over chains of drafts: what they choose, the masks they leave, and that they end where they began."""
+"""Grammars over chains of drafts: what they choose, the masks behind each draft, and that they end where they began."""
 
 from __future__ import annotations
 
@@ -8,26 +8,68 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xgrammar
-from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
 
+pytest.importorskip("sglang")
+
+from sglang.srt.constrained.llguidance_backend import GuidanceBackend
+from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarObject
+from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
+from transformers import PreTrainedTokenizerFast
+
+from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.decoding.constrain import constrain, likeliest_allowed
-from nemotron_diffusion_plugin.sglang.grammar import ChainGrammars
+from nemotron_diffusion_plugin.sglang.grammar import DraftWalk, begin_masks, walks_of
 
-VOCAB = 300
-EOS, MASK = 299, 100
-WIDTH = 6
+pytestmark = pytest.mark.engine
+
+TOKENIZER = PreTrainedTokenizerFast.from_pretrained(BUNDLED_CHECKPOINT)
+VOCAB, EOS, MASK = len(TOKENIZER), TOKENIZER.eos_token_id, 100
+BACKENDS = {
+    "xgrammar": XGrammarGrammarBackend(TOKENIZER, VOCAB, [EOS]),
+    "llguidance": GuidanceBackend(TOKENIZER, n_vocab=VOCAB, eos_token_ids=[EOS]),
+}
+A_RECORD = "a[0-9]b+!"
+THINK_END = TOKENIZER.convert_tokens_to_ids("?")
 
 
-@pytest.fixture(scope="module")
-def compiled() -> Any:
-    """Letters and digits by bytes: an `a`, a digit, at least one `b`, a `!`."""
-    vocab = [bytes([byte]) for byte in range(256)] + [b"ab", b"bb"]
-    vocab += [f"<{number}>".encode() for number in range(len(vocab), VOCAB)]
-    info = xgrammar.TokenizerInfo(
-        vocab, vocab_type=xgrammar.VocabType.RAW, vocab_size=VOCAB, stop_token_ids=[EOS]
+def ids(text: str) -> list[int]:
+    return [TOKENIZER.convert_tokens_to_ids(letter) for letter in text]
+
+
+DIGITS = set(ids("0123456789"))
+MORE = {*ids("b!"), TOKENIZER.convert_tokens_to_ids("bb")}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def grammar_of(backend: str, text: str = "", regex: str = A_RECORD) -> Any:
+    grammar = BACKENDS[backend].dispatch_regex(regex)
+    for token in ids(text):
+        grammar.accept_token(token)
+    return grammar
+
+
+def thinking(grammar: Any, budget: int = -1) -> Any:
+    """A grammar that holds once a thought has ended, which a budget of tokens ends."""
+
+    def only(mask: torch.Tensor, tokens: list[int], row: int, *_: Any, **__: Any) -> None:
+        mask[row] = 0
+        for token in tokens:
+            mask[row, token // 32] |= 1 << token % 32
+
+    thought = ReasonerGrammarObject(
+        grammar,
+        [THINK_END],
+        max_think_tokens=budget,
+        enable_token_filter=budget >= 0,
+        token_filter_fn=only,
     )
-    return xgrammar.GrammarCompiler(info).compile_regex("a[0-9]b+!")
+    thought.maybe_init_reasoning(True)
+    return thought
 
 
 def batch_of(*grammars: Any) -> Any:
@@ -37,75 +79,103 @@ def batch_of(*grammars: Any) -> Any:
     )
 
 
-def grammar_of(compiled: Any, text: str = "") -> XGrammarGrammar:
-    grammar = XGrammarGrammar(xgrammar.GrammarMatcher(compiled), VOCAB, compiled, None)
-    for token in text.encode():
-        grammar.accept_token(token)
-    return grammar
-
-
-def allowed(logits: torch.Tensor) -> list[set[int]]:
-    return [set(torch.isfinite(row).nonzero()[:, 0].tolist()) for row in logits]
-
-
-DIGITS = set(b"0123456789")
-
-
-def test_masks_behind_each_draft(compiled: Any) -> None:
-    first, second = grammar_of(compiled), grammar_of(compiled, "a7b")
-    grammars = ChainGrammars(batch_of(None, first, None, second), WIDTH)
-    assert set(grammars.chains) == {1, 3}
-    assert grammars.chains[1].follow(list(b"a5bc")) == 3
-    assert grammars.chains[3].follow([*b"b!", EOS, *b"bb"]) == 3
-    assert grammars.chains[3].allowed() is None
-    grammars.rewind()
-    logits = torch.zeros(3 * 4, VOCAB)
-    grammars.mask(torch.tensor([0, 1, 3]), 4)(logits)
-    everything = set(range(VOCAB))
-    more = {ord("b"), 257, ord("!")}  # 257 is "bb"
-    assert allowed(logits[:4]) == [everything] * 4
-    assert allowed(logits[4:8]) == [{ord("a")}, DIGITS, {ord("b"), 257}, more]
-    assert allowed(logits[8:]) == [more, more, {EOS}, everything], "behind the end nothing is masked"
-    assert first.accepted_tokens == []
-    assert second.accepted_tokens == list(b"a7b")
-
-
-def test_what_is_forbidden_is_replaced(compiled: Any) -> None:
-    grammar = grammar_of(compiled)
-    grammars = ChainGrammars(batch_of(grammar), WIDTH)
-    logits = torch.zeros(5, VOCAB)
-    for place, token in enumerate(b"xx!b!"):
-        logits[place, token] = 9.0
-    for place, token in enumerate(b"a4bb"):
-        logits[place, token] += 5.0
-    chosen, goes_on = constrain(
-        logits.argmax(1).tolist(),
-        lambda place, mask: likeliest_allowed(logits[place], mask, MASK),
-        grammars.chains[0],
-    )
-    assert bytes(chosen) == b"a4bb!"
-    assert goes_on
-    grammars.rewind()
-    assert grammar.accepted_tokens == []
-    masked = torch.zeros(WIDTH, VOCAB)
-    grammars.mask(torch.tensor([0]), WIDTH)(masked)
-    assert allowed(masked)[-1] == {EOS}
-
-
-def test_a_grammar_that_drafts_nothing_masks_its_seed_s_row(compiled: Any) -> None:
-    ended = grammar_of(compiled, "a1b!")
-    ended.accept_token(EOS)
-    grammars = ChainGrammars(batch_of(grammar_of(compiled, "a"), ended), 1)
-    grammars.rewind()
-    logits = torch.zeros(2, VOCAB)
-    grammars.mask(torch.arange(2), 1)(logits)
-    assert allowed(logits) == [DIGITS, set(range(VOCAB))]
-
-
-def test_the_words_of_masks_are_what_drafts_are_chosen_by(compiled: Any) -> None:
-    grammars = ChainGrammars(batch_of(grammar_of(compiled, "a")), 2)
-    words = grammars.chains[0].allowed()
+def next_of(grammar: Any) -> set[int]:
+    words = DraftWalk(grammar, VOCAB).allowed()
     assert words is not None
     assert words.dtype == np.int32
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:VOCAB]
-    assert set(np.flatnonzero(bits).tolist()) == DIGITS
+    return set(np.flatnonzero(bits).tolist())
+
+
+def test_a_walk_goes_as_far_as_the_grammar_and_back(backend: str) -> None:
+    first, second = grammar_of(backend), grammar_of(backend, "a7b")
+    walks = walks_of(batch_of(None, first, None, second), [0, 1, 3])
+    assert set(walks) == {1, 3}
+    assert walks[1].follow(ids("a5bc")) == 3
+    assert walks[1].follow(ids("ca")) == 0
+    assert walks[1].follow(ids("b")) == 1
+    assert walks[3].follow([*ids("b!"), EOS, *ids("bb")]) == 3
+    assert walks[3].allowed() is None
+    for walk in walks.values():
+        walk.rewind()
+    assert next_of(first) == {*ids("a")}
+    assert next_of(second) == MORE
+
+
+def test_behind_the_end_nothing_comes_but_the_end(backend: str) -> None:
+    walk = DraftWalk(grammar_of(backend, "a1b!"), VOCAB)
+    words = walk.allowed()
+    assert words is not None
+    assert int(words[EOS // 32]) == 1 << EOS % 32
+    assert walk.follow(ids("b")) == 0
+    assert walk.follow([EOS]) == 1
+    assert walk.allowed() is None
+    assert walk.follow([EOS]) == 0
+
+
+def test_what_is_forbidden_is_replaced(backend: str) -> None:
+    grammar = grammar_of(backend)
+    walk = DraftWalk(grammar, VOCAB)
+    logits = torch.zeros(5, VOCAB)
+    for place, token in enumerate(ids("zz!b!")):
+        logits[place, token] = 9.0
+    for place, token in enumerate(ids("a4bb")):
+        logits[place, token] += 5.0
+    chosen = logits.argmax(1).tolist()
+    goes_on = constrain(
+        [chosen],
+        lambda places, masks: likeliest_allowed(logits[[place for _, place in places]], masks, MASK),
+        [walk],
+    )
+    assert chosen == ids("a4bb!")
+    assert goes_on == [True]
+    walk.rewind()
+    assert next_of(grammar) == {*ids("a")}
+
+
+def test_a_thought_is_free_up_to_its_budget(backend: str) -> None:
+    for budget, followed in ((-1, 6), (2, 2)):
+        grammar = thinking(grammar_of(backend), budget)
+        walk = DraftWalk(grammar, VOCAB)
+        drafts = [*ids("xyz"), THINK_END, *ids("a1z")]
+        assert walk.follow(drafts) == followed
+        if budget == 2:
+            assert walk.follow([THINK_END, *ids("a1z")]) == 3
+        walk.rewind()
+        assert walk.follow([THINK_END, *ids("a")]) == 2
+        walk.rewind()
+        assert grammar.tokens_in_think == 0
+
+
+def masked(batch: Any, rows: list[int], chains: list[list[int]]) -> list[set[int]]:
+    """The tokens allowed at each verify row of some chains of equal length."""
+    build = begin_masks(batch, np.array(rows), torch.tensor(chains))
+    assert build is not None
+    logits = torch.zeros(len(rows) * len(chains[0]), VOCAB)
+    with torch.compiler.set_stance("force_eager"):  # llguidance compiles what applies a mask
+        build()(logits)
+    return [set(torch.isfinite(row).nonzero()[:, 0].tolist()) for row in logits]
+
+
+def test_masks_behind_each_draft(backend: str) -> None:
+    first, second = grammar_of(backend), grammar_of(backend, "a7b")
+    batch = batch_of(None, first, first, second)
+    chains = [[0, *ids("abc")], [0, *ids("a5b")], [0, *ids("b!"), EOS]]
+    everything = set(range(VOCAB))
+    rows = masked(batch, [0, 1, 3], chains)
+    assert rows[:4] == [everything] * 4
+    assert rows[4:8] == [{*ids("a")}, DIGITS, {*ids("b"), *(MORE - {*ids("!")})}, MORE]
+    assert rows[8:] == [MORE, MORE, {EOS}, everything], "behind the end nothing is masked"
+    assert next_of(first) == {*ids("a")}
+    assert next_of(second) == MORE
+
+
+def test_behind_a_forbidden_draft_nothing_is_masked(backend: str) -> None:
+    everything = set(range(VOCAB))
+    rows = masked(batch_of(grammar_of(backend)), [0], [[0, *ids("aa5")]])
+    assert rows == [{*ids("a")}, DIGITS, everything, everything]
+
+
+def test_without_a_grammar_there_is_no_mask() -> None:
+    batch = batch_of(grammar_of("xgrammar"), None, None)
+    assert begin_masks(batch, np.array([1, 2]), torch.zeros(2, 3, dtype=torch.int64)) is None

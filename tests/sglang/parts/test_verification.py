@@ -11,6 +11,8 @@ import torch
 
 pytest.importorskip("sglang")
 
+from sglang.srt.constrained.base_grammar_backend import BaseGrammarObject
+
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.serving.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang import verification
@@ -40,6 +42,7 @@ class Forward:
     def __init__(self, most: int, ragged: bool) -> None:
         self.most, self.ragged = most, ragged
         self.seen: list[list[int]] = []
+        self.runs = 0
 
     def chunks(self, rows: np.ndarray) -> Iterator[slice]:
         start = 0
@@ -66,12 +69,11 @@ class Forward:
         return causal_rows(index, starts, widths)
 
     def run(self, blocks: PreparedBlocks, token_ids: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
         return torch.nn.functional.one_hot((token_ids + 1) % VOCAB, VOCAB).float() * 9
 
 
-def verify(
-    forward: Forward, rows: np.ndarray, return_logprob: bool = False, grammars: Any = None
-) -> Verified:
+def verify(forward: Forward, rows: np.ndarray, return_logprob: bool = False, grammar: Any = None) -> Verified:
     requests = Requests(ServerSettings.read(4, None), 8, VOCAB - 1, VOCAB, torch.device("cpu"))
     for slot, width in zip(SLOTS[1:], WIDTHS, strict=True):
         options = requests.table.settings.options({"decoding_mode": "self_speculation", "block_size": width})
@@ -80,6 +82,10 @@ def verify(
         )
         requests.counts.take(int(slot), params(top_k=1), [SEED_TOKEN])
     batch = batch_of([params(top_k=1)] * len(SLOTS), return_logprob=return_logprob)
+    batch.has_grammar = grammar is not None
+    batch.sampling_info.vocab_size = VOCAB
+    for row, req in enumerate(batch.reqs):
+        req.grammar = grammar if row in (0, 1, 4) else None
     size = len(SLOTS)
     step = DecodeStep(
         batch, SLOTS, torch.from_numpy(SLOTS), torch.full((size,), COMPUTED), torch.full((size,), SEED_TOKEN)
@@ -87,7 +93,7 @@ def verify(
     chain = torch.arange(SEED_TOKEN, SEED_TOKEN + 4).repeat(size, 1)
     chain[3, 1] = 0  # a draft that is rejected, of the block of width 2
     chain[4, 2] = 0
-    return Verifier(forward, requests, TorchOperators()).verify(step, rows, chain, grammars)  # type: ignore[arg-type]
+    return Verifier(forward, requests, TorchOperators()).verify(step, rows, chain)  # type: ignore[arg-type]
 
 
 EXPECTED = [[0, 0, 0, 0], [4, 5, 6, 7], [4, 0, 0, 0], [4, 0, 0, 0], [4, 5, 0, 0], [4, 0, 0, 0]]
@@ -141,24 +147,35 @@ def test_everybody_waits(return_logprob: bool, monkeypatch: pytest.MonkeyPatch) 
     assert logits.shape == (6, VOCAB) if return_logprob else logits is None
 
 
-class Grammars:
-    """Allows token 9 alone."""
+class OnlyNine(BaseGrammarObject):  # type: ignore[misc]
+    """Allows token 9 alone; notes behind how many forwards a mask was filled."""
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[list[int], int]] = []
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.forward = forward
+        self.filled: list[int] = []
 
-    def mask(self, rows: torch.Tensor, width: int) -> Any:
-        self.asked.append((rows.tolist(), width))
+    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
+        return torch.full((batch_size, 1), -1, dtype=torch.int32)
 
-        def apply(logits: torch.Tensor) -> None:
-            assert len(logits) == len(rows) * width
-            logits[:, :9] = logits[:, 10:] = -torch.inf
+    def fill_vocab_mask(self, vocab_mask: torch.Tensor, idx: int) -> None:
+        self.filled.append(self.forward.runs)
+        vocab_mask[idx] = 1 << 9
 
-        return apply
+    @staticmethod
+    def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+        bits = (vocab_mask >> torch.arange(VOCAB, dtype=torch.int32)) & 1
+        logits.masked_fill_(bits == 0, -torch.inf)
 
 
-def test_grammars_are_asked_part_by_part() -> None:
-    grammars = Grammars()
-    verified = verify(Forward(3, ragged=True), np.arange(1, 6), grammars=grammars)
-    assert grammars.asked == [([1, 2, 3], 4), ([4, 5], 4)]
-    assert verified.tokens.tolist() == [[0] * 4, *[[9, 0, 0, 0]] * 5]
+@pytest.mark.parametrize(("most", "filled"), [(9, [1, 1]), (3, [1, 2])])
+def test_grammars_are_asked_while_their_part_is_under_way(most: int, filled: list[int]) -> None:
+    """The request that waits has one too, and is not asked."""
+    forward = Forward(most, ragged=True)
+    grammar = OnlyNine(forward)
+    verified = verify(forward, np.arange(1, 6), grammar=grammar)
+    assert grammar.filled == filled, "drafts are forbidden, so each chain has one mask"
+    expected = [list(row) for row in EXPECTED]
+    expected[1] = expected[4] = [9, 0, 0, 0]
+    assert verified.tokens.tolist() == expected
+    assert verified.lengths.tolist() == [0, 1, 1, 1, 1, 1]

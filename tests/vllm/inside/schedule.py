@@ -41,9 +41,21 @@ class Engine:
         self.counters = BoardReader(self.engine.vllm_config)
         [self.speculator] = speculator_module._speculators.values()
 
-    def add(self, request_id: str, prompt: list[int], max_tokens: int, options: dict[str, Any]) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        max_tokens: int,
+        options: dict[str, Any],
+        logprobs: int | None = None,
+    ) -> None:
         params = SamplingParams(
-            temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, extra_args=options
+            temperature=0,
+            max_tokens=max_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=logprobs,
+            extra_args=options,
         )
         self.engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
 
@@ -93,13 +105,15 @@ def state(engine: Engine) -> dict[str, Any]:
         "reports": len(engine.speculator._report.denoise_steps),
         "largest array": max(array.shape[0] for array in arrays),
         "held": len(vars(table)),
+        "log-probabilities": table.logprobs.num_held,
     }
 
 
 def come_and_go(engine: Engine) -> None:
     """Six times as many requests as slots: some finish, the others are aborted in mid-block."""
     for number in range(6 * SLOTS):
-        engine.add(f"r{number}", prompt_of(number), 60, SLOW if number % 2 else {"block_size": 8})
+        options = SLOW if number % 2 else {"block_size": 8}
+        engine.add(f"r{number}", prompt_of(number), 60, options, logprobs=3 if number % 4 == 1 else None)
         for _ in range(2):
             engine.engine.step()
         if number % 3:
