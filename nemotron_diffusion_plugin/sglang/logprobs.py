@@ -35,11 +35,14 @@ def put_commit_scores(
         scores = table.logprobs.of(int(slots[row]), torch.arange(1, committed + 1, device=device))
         if scores is None:
             continue
-        output.next_token_logprobs[row, :committed] = scores.token
+        # As SGLang does: infinity has no place in JSON.
+        least = torch.finfo(scores.token.dtype).min
+        top, named = scores.top.clamp(min=least), scores.named.clamp(min=least)
+        output.next_token_logprobs[row, :committed] = scores.token.clamp(min=least)
         first = int(row) * stride
         for token in range(committed):
-            if scores.top.shape[1]:
-                output.next_token_top_logprobs_val[first + token] = scores.top[token]
+            if top.shape[1]:
+                output.next_token_top_logprobs_val[first + token] = top[token]
                 output.next_token_top_logprobs_idx[first + token] = scores.top_ids[token]
-            if scores.named.shape[1]:
-                output.next_token_token_ids_logprobs_val[first + token] = scores.named[token]
+            if named.shape[1]:
+                output.next_token_token_ids_logprobs_val[first + token] = named[token]

@@ -14,8 +14,10 @@ def patch(key: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     def convert_to_span_attrs(
         original: Callable[..., dict[str, Any]], self: Any, state: Any, recv_obj: Any, i: int
     ) -> dict[str, Any]:
+        from sglang.srt.managers.io_struct import unwrap_from_pickle
+
         span = original(self, state, recv_obj, i)
-        added = (getattr(recv_obj, "customized_info", None) or {}).get(key)
+        added = (unwrap_from_pickle(getattr(recv_obj, "customized_info", None)) or {}).get(key)
         return {**span, **attributes(added[i][0])} if span and added and added[i] else span
 
     return around(

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("sglang")
 
+from sglang.srt.managers import io_struct
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from nemotron_diffusion_patches.sglang import (
@@ -358,6 +359,16 @@ class TestSpanAttributes:
         assert convert("manager", "state", output, 1) == {"its": 1}, "it did not ask"
         for other in (SimpleNamespace(customized_info=None), SimpleNamespace()):
             assert convert("manager", "state", other, 0) == {"its": 0}
+
+    def test_in_the_wrapper_of_sglang_s_other_transport(
+        self, put_in_place: PutInPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(io_struct, "_USE_PICKLE_IPC", False)
+        convert = put_in_place(
+            span_attributes.patch("key", self.ADDED), lambda self, state, out, i: {"its": i}
+        )
+        output = SimpleNamespace(customized_info=io_struct.wrap_as_pickle({"key": [["first"]]}))
+        assert convert("manager", "state", output, 0) == {"its": 0, "ours": "first"}
 
     def test_nothing_is_added_where_nothing_is_traced(self, put_in_place: PutInPlace) -> None:
         convert = put_in_place(span_attributes.patch("key", self.ADDED), lambda self, state, out, i: {})

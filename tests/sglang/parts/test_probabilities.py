@@ -30,7 +30,7 @@ def some_logits(rows: int) -> torch.Tensor:
 
 
 def check(requests: list[Any], rows: list[int], widths: list[int]) -> None:
-    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(widths))
+    owner = np.repeat(np.arange(len(rows)), widths)
     logits = some_logits(len(owner))
     before = logits.clone()
     found = probabilities(batch_of(requests), np.array(rows), owner, logits)
@@ -62,9 +62,19 @@ def test_rows_are_picked_from_the_batch() -> None:
     check(requests, [2], [1])
 
 
+@pytest.mark.parametrize("values", GRID, ids=str)
+def test_the_company_changes_nothing_not_even_where_tokens_tie(values: dict[str, float]) -> None:
+    logits = some_logits(2).round(decimals=0)
+    alone = probabilities(batch_of([params(**values)]), np.array([0]), np.array([0]), logits[:1])
+    for other in GRID:
+        batch = batch_of([params(**other), params(**values)])
+        both = probabilities(batch, np.array([1, 0]), np.array([0, 1]), logits)
+        assert torch.equal(both[0], alone[0])
+
+
 def test_a_forbidden_token_has_no_probability() -> None:
     logits = some_logits(1)
     logits[0, :30] = -torch.inf
-    found = probabilities(batch_of([params(top_k=35)]), np.array([0]), torch.tensor([0]), logits)
+    found = probabilities(batch_of([params(top_k=35)]), np.array([0]), np.array([0]), logits)
     assert not found[0, :30].any()
     assert found.sum() == pytest.approx(1)
