@@ -59,7 +59,7 @@ def _forward_ms(
     widths = {block for block, _ in requests}
     is_replayed = captured is None or (len(widths) == 1 and widths <= captured)
     ms = costs.forward_ms(rows, 0, bidirectional)
-    return max(ms, 0.0 if is_replayed else costs.eager_ms) + kv * costs.ms_per_kv_token
+    return max(ms, 0.0 if is_replayed else costs.eager_ms or 0.0) + kv * costs.ms_per_kv_token
 
 
 def run(

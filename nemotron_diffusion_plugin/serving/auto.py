@@ -23,6 +23,11 @@ _ESTIMATE = "_nemotron_diffusion_estimate"
 EAGER_MS_PER_LAYER = 0.15
 """What the arithmetic takes the launches of a layer to last where a forward replays no CUDA graph. A guess."""
 
+MASK_MS = 0.25
+"""What the arithmetic takes xgrammar to need for a mask of `_MASK_VOCABULARY` tokens in a JSON schema. Measured."""
+
+_MASK_VOCABULARY = 131072
+
 EFFICIENCY = 0.75
 """The share of a data sheet's bandwidth and FLOP/s that the arithmetic counts on."""
 
@@ -32,12 +37,16 @@ _MOST_ROWS = 1 << 14
 
 @dataclass(frozen=True)
 class Drafting:
-    """A request of the batch: the engine's object, its mode, the longest block it may draft, its cached tokens."""
+    """A request of the batch: the engine's object, its mode, the longest block it may draft, its cached tokens.
+
+    `has_grammar` says whether a grammar masks its rows.
+    """
 
     request: Any
     mode: DecodingMode
     block: int
     kv: int
+    has_grammar: bool = False
 
 
 def known_gpu(device_name: str) -> str:
@@ -59,7 +68,13 @@ def arithmetic_costs(hf_config: Any, device_name: str, tensor_parallel: int = 1)
     scale = 1e3 / tensor_parallel
     points = ((1, read * scale), (border, read * scale), (2 * border, 2 * read * scale))
     per_token = forward_cost(shape.network, 0, 1, 1, Precision()).kv_bytes / (gpu.bandwidth * 1e12)
-    return ForwardCosts(points, points, per_token * scale, EAGER_MS_PER_LAYER * hf_config.num_hidden_layers)
+    return ForwardCosts(
+        points,
+        points,
+        per_token * scale,
+        EAGER_MS_PER_LAYER * hf_config.num_hidden_layers,
+        MASK_MS * hf_config.vocab_size / _MASK_VOCABULARY,
+    )
 
 
 def cached_token_share(hf_config: Any) -> float:
@@ -86,7 +101,8 @@ def make_policy(
     settings: ServerSettings, hf_config: Any, device_name: str, tensor_parallel: int, engine: Engine
 ) -> BlockPolicy:
     """The policy of a server: by its table of costs, or by arithmetic until costs are measured."""
-    costs = settings.forward_costs or arithmetic_costs(hf_config, device_name, tensor_parallel)
+    arithmetic = arithmetic_costs(hf_config, device_name, tensor_parallel)
+    costs = (settings.forward_costs or arithmetic).completed_by(arithmetic)
     return BlockPolicy(costs, settings.auto_blocks, engine)
 
 
@@ -112,11 +128,17 @@ class AutoBlocks:
     def __init__(self, policy: BlockPolicy) -> None:
         self.policy = policy
 
+    def adopt(self, costs: ForwardCosts) -> None:
+        """Choose by these costs from now on; what they leave open stays as it was."""
+        self.policy.costs = costs.completed_by(self.policy.costs)
+
     def choose(self, requests: Sequence[Drafting], others: Sequence[Drafting]) -> list[int]:
         """Return the block length of each of the `requests` in auto for its next cycle, beside the `others`."""
         if not requests:
             return []
-        candidates = [Candidate(self._estimate(one.request), one.block, one.kv) for one in requests]
+        candidates = [
+            Candidate(self._estimate(one.request), one.block, one.kv, one.has_grammar) for one in requests
+        ]
         return self.policy.decide(candidates, others_of(others, self.policy))
 
     def observe(self, request: Any, drafts: int, accepted: int) -> None:
@@ -149,4 +171,5 @@ def others_of(others: Sequence[Drafting], policy: BlockPolicy) -> Others:
         tokens=float(expected.tokens(blocks).sum()) + len(others) - len(verified),
         verify_widths=frozenset(one.block for one in verified),
         draft_widths=frozenset(one.block for one in drafted),
+        masks=sum(one.block for one in verified if one.has_grammar),
     )

@@ -11,7 +11,7 @@ from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts, Points
 
 REPEATS = 5
 SECONDS = 5.0
-"""When this much time has gone by, larger forwards are left out: what they take follows from the slope before them."""
+"""When this much time has gone by, further numbers of rows are left out: they lie between what is known."""
 
 MOST_ROWS = 1024
 """More are computed, not read, on every GPU: the slope is known by then."""
@@ -23,13 +23,15 @@ Run = Callable[[int, bool], None]
 
 
 def row_counts(block_size: int, most: int) -> list[int]:
-    """The rows to measure, in order: one, a block, its parts, and 2, 3, 4, 6, 8, 12, … blocks up to `most` rows."""
-    counts = [*dict.fromkeys((1, block_size)), *range(_FINE_STEP, block_size, _FINE_STEP)]
-    blocks = 2
+    """The rows to measure, in order: one, a block, the most, then parts of a block and 2, 3, 4, 6, 8, 12, … blocks."""
+    larger, blocks = [], 2
     while blocks * block_size <= most:
-        counts += [blocks * block_size, blocks * block_size * 3 // 2]
+        larger += [blocks * block_size, blocks * block_size * 3 // 2]
         blocks *= 2
-    return [count for count in counts if count <= max(most, block_size)]
+    larger = [count for count in larger if count <= most]
+    return [
+        *dict.fromkeys((1, block_size, *larger[-1:], *range(_FINE_STEP, block_size, _FINE_STEP), *larger))
+    ]
 
 
 def measure(
@@ -39,22 +41,29 @@ def measure(
     cached_token_share: float,
     *,
     has_graphs: bool = False,
+    singles: int | None = None,
     agree: Callable[[bool], bool] = lambda go_on: go_on,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ForwardCosts:
     """Time forwards of up to `most` rows and return what they cost.
 
     A cost is the least of `REPEATS` runs behind one to warm up, and never below that of fewer rows. A row and a block
-    are measured on any machine, more than that until `SECONDS` have gone by. A cached token is read as fast as a
-    forward of one row reads the weights.
+    are measured on any machine, and the most rows unless a block takes twice what a row does, which tells what further
+    rows take. The rest is measured until `SECONDS` have gone by since the first forwards ran, which may have compiled
+    kernels. A cached token is read as fast as a forward of one row reads the weights.
 
     Args:
         cached_token_share: the bytes of a cached token's keys and values over those of the weights.
         has_graphs: whether rows of single tokens and whole blocks replay CUDA graphs and drafts of less than a block do
-            not: then those are measured for `eager_ms` alone.
+            not: then those are measured for `eager_ms` alone, and single tokens apart from blocks.
+        singles: the most requests of a forward. More rows than that, but less than a block, are causally part of one,
+            which replays no CUDA graph: with graphs they are left out.
         agree: where several ranks measure together, it makes the first one's answer everybody's: all must run the same
             forwards.
     """
+    part = max(1, block_size // 2)
+    for rows, bidirectional in (1, False), (block_size, False), (part, True), (block_size, True):
+        run(rows, bidirectional)
     begun = clock()
 
     def time_left() -> bool:
@@ -69,22 +78,31 @@ def measure(
             taken.append((clock() - start) * 1e3)
         return min(taken)
 
-    eager_ms = least(max(1, block_size // 2), True) if has_graphs and block_size > 1 else 0.0
-    times: dict[bool, dict[int, float]] = {False: {}, True: {}}
-    for rows in row_counts(block_size, most):
-        if block_size in times[False] and not time_left():
-            break
-        for bidirectional, known in times.items():
-            if not (has_graphs and bidirectional and rows < block_size):
-                known[rows] = least(rows, bidirectional)
-    causal, drafts = _rising(times[False]), _rising(times[True])
-    return ForwardCosts(causal, drafts, causal[0][1] * cached_token_share, eager_ms)
+    eager_ms = least(part, True) if has_graphs and block_size > 1 else 0.0
+    causal: dict[int, float] = {}
+    drafts: dict[int, float] = {}
+    counts = row_counts(block_size, most)
+    for rows in counts:
+        is_needed = rows in (1, block_size)
+        if rows == max(counts) and not is_needed:
+            is_needed = agree(causal[block_size] < 2 * causal[1])
+        if not (is_needed or time_left()):
+            continue
+        is_part = has_graphs and 1 < rows < block_size
+        if not (is_part and singles is not None and rows > singles):
+            causal[rows] = least(rows, False)
+        if not (has_graphs and rows < block_size):
+            drafts[rows] = least(rows, True)
+    border = block_size if has_graphs else 0
+    points = _rising(causal, border)
+    return ForwardCosts(points, _rising(drafts, border), points[0][1] * cached_token_share, eager_ms)
 
 
-def _rising(times: dict[int, float]) -> Points:
-    """Points in the order of their rows, none below one before it."""
-    rows = sorted(times)
-    return tuple(zip(rows, accumulate((times[count] for count in rows), max), strict=True))
+def _rising(times: dict[int, float], border: int) -> Points:
+    """Points in the order of their rows, none below one before it on the same side of the border."""
+    sides = [[rows for rows in sorted(times) if (rows >= border) is upper] for upper in (False, True)]
+    rising = [accumulate((times[rows] for rows in side), max) for side in sides]
+    return tuple(zip(sides[0] + sides[1], [*rising[0], *rising[1]], strict=True))
 
 
 def as_setting(costs: ForwardCosts) -> str:
@@ -93,11 +111,10 @@ def as_setting(costs: ForwardCosts) -> str:
     def rounded(points: Points) -> list[list[float]]:
         return [[rows, round(ms, 4)] for rows, ms in points]
 
-    return json.dumps(
-        {
-            "causal": rounded(costs.causal),
-            "bidirectional": rounded(costs.bidirectional),
-            "ms_per_kv_token": float(f"{costs.ms_per_kv_token:.3g}"),
-            "eager_ms": round(costs.eager_ms, 4),
-        }
-    )
+    table: dict[str, object] = {
+        "causal": rounded(costs.causal),
+        "bidirectional": rounded(costs.bidirectional),
+        "ms_per_kv_token": float(f"{costs.ms_per_kv_token:.3g}"),
+    }
+    rest = {"eager_ms": costs.eager_ms, "ms_per_mask": costs.ms_per_mask}
+    return json.dumps(table | {name: round(ms, 4) for name, ms in rest.items() if ms is not None})

@@ -47,8 +47,16 @@ class WorkerBlocks(AutoBlocks):
         if self._settings.cost_source != MEASURED:
             return
         most = min(MOST_ROWS, timer.most_rows)
-        costs = measure(timer.run, block, most, self._token_share, has_graphs=has_graphs, agree=of_first_rank)
-        self.policy.costs = of_first_rank(costs)
+        costs = measure(
+            timer.run,
+            block,
+            most,
+            self._token_share,
+            has_graphs=has_graphs,
+            singles=timer.slots,
+            agree=of_first_rank,
+        )
+        self.adopt(of_first_rank(costs))
         logger.info("Nemotron-Labs-Diffusion: measured forward_costs %s", as_setting(self.policy.costs))
 
     def choose_for(self, step: DecodeStep, requests: Requests, most: np.ndarray) -> list[int]:
@@ -62,7 +70,7 @@ class WorkerBlocks(AutoBlocks):
             return []
         starts = step.batch.seq_lens_cpu.tolist()
         rows = [
-            Drafting(req, MODES[mode], int(block), start)
+            Drafting(req, MODES[mode], int(block), start, req.grammar is not None)
             for req, mode, block, start in zip(step.reqs, table.modes(step.slots), most, starts, strict=True)
         ]
         chosen = np.flatnonzero(auto)

@@ -14,7 +14,7 @@ from nemotron_diffusion_plugin.sglang.block_forward import BlockForward
 class ForwardTimer:
     """Runs draft, verify and decode forwards for slots that hold no request yet.
 
-    An empty slot's positions lie in the pool's padding, which nobody reads.
+    An empty slot's positions lie in the pool's padding, which nobody reads. The pool has one slot more than requests.
     """
 
     def __init__(self, forward: BlockForward, operators: Operators, has_lora: bool) -> None:
@@ -22,7 +22,7 @@ class ForwardTimer:
         self.table = forward.table
         self.operators = operators
         self.has_lora = has_lora
-        self.slots = len(self.table.start)
+        self.slots = len(self.table.start) - 1
 
     @property
     def most_rows(self) -> int:

@@ -31,7 +31,7 @@ class SchedulerBlocks(AutoBlocks):
         auto, others = [], []
         for request, options in requests:
             mode, kv = options.decoding_mode, int(request.num_computed_tokens)
-            one = Drafting(request, mode, drafted_block(options), kv)
+            one = Drafting(request, mode, drafted_block(options), kv, request.use_structured_output)
             if mode is not DecodingMode.AUTO:
                 others.append(one)
             elif request.request_id in scheduled:

@@ -72,7 +72,7 @@ class BlockScheduling(Scheduler):
         if report is not None:
             self.board.add("bidirectional_forwards", amount=report.bidirectional_forwards)
             if report.forward_costs is not None:
-                self.auto.policy.costs = report.forward_costs
+                self.auto.adopt(report.forward_costs)
             self._count_denoising(report)
             self._park(report.denoising | self._in_flight)
         return outputs

@@ -19,7 +19,10 @@ logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 
 class ForwardTimer:
-    """Runs verify forwards as vLLM's runner does, and draft forwards; both over vLLM's null page."""
+    """Runs verify forwards as vLLM's runner does for its warm-up, and draft forwards.
+
+    Both may write to pages of the KV pool, none of which belongs to a request yet.
+    """
 
     def __init__(self, runner: Any, forward: BlockForward, table: RequestTable, operators: Operators) -> None:
         self.runner = runner
@@ -33,12 +36,17 @@ class ForwardTimer:
         return min(self.forward.max_tokens, len(self.table.start) * self.table.settings.block_size)
 
     def measure(self, hf_config: Any) -> ForwardCosts | None:
-        """Return what forwards take, None where vLLM's runner refuses a forward without requests; the log shows it."""
+        """Return what forwards take, None where vLLM's runner refuses a forward without requests; the log shows it.
+
+        It refuses by an assertion or a value, on every rank and before any of them computes. Anything else, such as
+        memory that does not suffice, would meet requests as well and ends the start.
+        """
         most, block = min(MOST_ROWS, self.most_rows), self.table.settings.block_size
         try:
             costs = measure(self.run, block, most, cached_token_share(hf_config), agree=_of_first_rank)
-        except (AssertionError, ValueError, RuntimeError):
+        except (AssertionError, ValueError):
             logger.warning("forward_costs could not be measured; auto counts on arithmetic", exc_info=True)
+            self.runner.kv_connector.set_disabled(False)
             return None
         logger.info("Nemotron-Labs-Diffusion: measured forward_costs %s", as_setting(costs))
         return costs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from nemotron_diffusion_plugin.roofline.hardware import GPUS
 from nemotron_diffusion_plugin.roofline.shapes import PUBLISHED
 from nemotron_diffusion_plugin.serving.auto import (
     EFFICIENCY,
+    MASK_MS,
     AutoBlocks,
     Drafting,
     arithmetic_costs,
@@ -44,8 +46,8 @@ def settings_of(**raw: object) -> ServerSettings:
     return ServerSettings.read(32, raw)
 
 
-def drafting(mode: DecodingMode, block: int, kv: int = 0) -> Drafting:
-    return Drafting(SimpleNamespace(), mode, block, kv)
+def drafting(mode: DecodingMode, block: int, kv: int = 0, has_grammar: bool = False) -> Drafting:
+    return Drafting(SimpleNamespace(), mode, block, kv, has_grammar)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +89,22 @@ def test_ranks_share_the_work() -> None:
 
 
 def test_a_given_table_wins() -> None:
+    """What it does not say is arithmetic's."""
+    arithmetic = arithmetic_costs(CONFIG, "")
     policy = make_policy(settings_of(forward_costs=COSTS), CONFIG, "NVIDIA H200", 1, Engine())
-    assert policy.costs == ForwardCosts.read(COSTS)
-    assert make_policy(settings_of(), CONFIG, "", 1, Engine()).costs == arithmetic_costs(CONFIG, "")
+    assert policy.costs == replace(
+        ForwardCosts.read(COSTS), eager_ms=arithmetic.eager_ms, ms_per_mask=arithmetic.ms_per_mask
+    )
+    full = COSTS | {"eager_ms": 1.5, "ms_per_mask": 0}
+    policy = make_policy(settings_of(forward_costs=full), CONFIG, "", 1, Engine())
+    assert policy.costs == ForwardCosts.read(full)
+    assert make_policy(settings_of(), CONFIG, "", 1, Engine()).costs == arithmetic
+
+
+def test_a_mask_takes_time_by_the_vocabulary() -> None:
+    assert arithmetic_costs(CONFIG, "").ms_per_mask == pytest.approx(MASK_MS)
+    small = SimpleNamespace(**vars(CONFIG) | {"vocab_size": SHAPE.vocab // 4})
+    assert arithmetic_costs(small, "").ms_per_mask == pytest.approx(MASK_MS / 4)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +134,7 @@ def test_what_other_requests_add() -> None:
     others = others_of(
         [
             drafting(DecodingMode.AR, 1, 100),
-            drafting(DecodingMode.SELF_SPECULATION, 16, 30),
+            drafting(DecodingMode.SELF_SPECULATION, 16, 30, has_grammar=True),
             drafting(DecodingMode.DIFFUSION, 32, 7),
         ],
         policy,
@@ -128,6 +143,7 @@ def test_what_other_requests_add() -> None:
     assert (others.draft_rows, others.draft_kv) == (16 + 32, 37)
     assert (others.verify_widths, others.draft_widths) == ({1, 16}, {16, 32})
     assert others.tokens == pytest.approx(1 + expected + 1)
+    assert others.masks == 16
 
 
 class TestAutoBlocks:
@@ -148,6 +164,21 @@ class TestAutoBlocks:
         assert blocks.choose([drafting(DecodingMode.AUTO, 32)], []) == [32]
         beside = [drafting(DecodingMode.AR, 1)] * 39
         assert self.blocks().choose([drafting(DecodingMode.AUTO, 32)], beside) == [1]
+
+    def test_a_grammar_is_seen(self) -> None:
+        costs = COSTS | {"ms_per_mask": 0.5}
+        blocks = AutoBlocks(make_policy(settings_of(forward_costs=costs), CONFIG, "", 1, Engine()))
+        plain, json = (drafting(DecodingMode.AUTO, 32, has_grammar=grammar) for grammar in (False, True))
+        for one in (plain, json):
+            for _ in range(20):
+                blocks.observe(one.request, 31, 12)
+        assert blocks.choose([plain, json], []) == [32, 1]
+
+    def test_measured_costs_keep_what_they_leave_open(self) -> None:
+        blocks = self.blocks()
+        before = blocks.policy.costs
+        blocks.adopt(ForwardCosts(((1, 3.0),), ((1, 4.0),), 0.0, eager_ms=5.0))
+        assert blocks.policy.costs == ForwardCosts(((1, 3.0),), ((1, 4.0),), 0.0, 5.0, before.ms_per_mask)
 
     def test_nothing_to_choose_nothing_to_learn(self) -> None:
         blocks, request = self.blocks(), SimpleNamespace()

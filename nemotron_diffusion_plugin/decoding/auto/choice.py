@@ -28,6 +28,7 @@ class Others:
         verify_kv, draft_kv: the cached tokens that those rows read.
         tokens: what they give in a step.
         verify_widths, draft_widths: how many rows each of them has there.
+        masks: how many of the rows in a verify forward a grammar masks.
     """
 
     verify_rows: int = 0
@@ -37,6 +38,7 @@ class Others:
     tokens: float = 0.0
     verify_widths: frozenset[int] = frozenset()
     draft_widths: frozenset[int] = frozenset()
+    masks: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Load:
         rows: int64 `[n, m]`, rows of each request at each length: its own upper bound may be below.
         tokens: float64 `[n, m]`, expected tokens of a step.
         kv: int64 `[n]`, cached tokens of each request.
+        has_grammar: bool `[n]`, whether the host masks each row of a request.
         others: the rest of the batch.
         engine: what its forwards can take.
     """
@@ -72,6 +75,7 @@ class Load:
     rows: np.ndarray
     tokens: np.ndarray
     kv: np.ndarray
+    has_grammar: np.ndarray
     others: Others = field(default_factory=Others)
     engine: Engine = field(default_factory=Engine)
 
@@ -126,21 +130,37 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
 
 
 def _best_at(load: Load, costs: ForwardCosts, common: int) -> Choice:
-    """The best choice in which every request has the length at `common` or none: the best drafters, and AR."""
+    """The best choice in which every request has the length at `common` or none: the best drafters, and AR.
+
+    Requests are taken in the order of what they are expected to give; where some have a grammar, whose masks cost time,
+    also all others before these.
+    """
     if common == 0:
         return evaluate(load, costs, np.full(len(load.tokens), common, dtype=np.int64), common)
     worth = np.round(load.tokens[:, common] / _STEP)
-    order = np.argsort(-worth, kind="stable")
-    last_of_equals = np.diff(worth[order], append=-1.0) != 0.0
+    orders = [np.lexsort((load.has_grammar, -worth))]
+    if load.has_grammar.any() and not load.has_grammar.all():
+        orders.append(np.lexsort((-worth, load.has_grammar)))
+    return max(
+        (_best_cut(load, costs, common, worth, order) for order in orders), key=lambda choice: choice.speed
+    )
+
+
+def _best_cut(load: Load, costs: ForwardCosts, common: int, worth: np.ndarray, order: np.ndarray) -> Choice:
+    """The best choice in which the first requests in an order draft; those alike in `worth` and grammar together."""
+    grammar = load.has_grammar[order]
+    last_of_equals = (np.diff(worth[order], append=-1.0) != 0.0) | (np.diff(grammar, append=True) != 0)
     cuts = np.flatnonzero(last_of_equals)
     drafted = load.rows[order, common].cumsum()[cuts].tolist()
     drafted_kv = load.kv[order].cumsum()[cuts].tolist()
     tokens = (load.tokens[order, common].cumsum()[cuts] + len(order) - 1 - cuts + load.others.tokens).tolist()
     all_kv, block = int(load.kv.sum()), int(load.blocks[common])
     is_whole = np.logical_and.accumulate(load.rows[order, common] == block)[cuts].tolist()
+    masks = np.where(grammar, load.rows[order, common] - 1, 0).cumsum()[cuts] + int(grammar.sum())
     ms = [
         _step_ms(load, costs, rows, kv, len(order) - 1 - int(cut), all_kv - kv, block if whole else _MIXED)
-        for cut, rows, kv, whole in zip(cuts, drafted, drafted_kv, is_whole, strict=True)
+        + _mask_ms(load, costs, int(masked))
+        for cut, rows, kv, whole, masked in zip(cuts, drafted, drafted_kv, is_whole, masks, strict=True)
     ]
     best = max(range(len(ms)), key=lambda cut: tokens[cut] / ms[cut])
     places = np.zeros(len(order), dtype=np.int64)
@@ -158,8 +178,9 @@ def _trim(load: Load, costs: ForwardCosts, choice: Choice) -> Choice:
     saved = choice.ms - _ms_of(load, costs, fewer, drafting)
     if saved <= 0.0:
         return choice
-    price = saved / (int(rows[one]) - 1) * choice.speed
-    value = load.tokens - price * load.rows
+    mask_ms = load.has_grammar * (costs.ms_per_mask or 0.0)
+    price = (saved / (int(rows[one]) - 1) - mask_ms[one] + mask_ms) * choice.speed
+    value = load.tokens - price[:, None] * load.rows
     return evaluate(load, costs, np.argmax(value[:, : choice.common + 1], axis=1), choice.common)
 
 
@@ -169,7 +190,13 @@ def _ms_of(load: Load, costs: ForwardCosts, rows: np.ndarray, drafting: np.ndarr
     widths = set(rows[drafting].tolist())
     width = widths.pop() if len(widths) == 1 else _MIXED
     single, single_kv = int(rows.sum()) - drafted, int(load.kv.sum()) - drafted_kv
-    return _step_ms(load, costs, drafted, drafted_kv, single, single_kv, width)
+    ms = _step_ms(load, costs, drafted, drafted_kv, single, single_kv, width)
+    return ms + _mask_ms(load, costs, int(rows[load.has_grammar].sum()))
+
+
+def _mask_ms(load: Load, costs: ForwardCosts, masks: int) -> float:
+    """Milliseconds of the host for the masks of a verify forward: so many, and the others'."""
+    return (masks + load.others.masks) * (costs.ms_per_mask or 0.0)
 
 
 def _step_ms(
@@ -210,7 +237,7 @@ def _forward_ms(
     """Milliseconds of a forward of requests of these widths, in parts where the rows are more than fit."""
     limit = engine.rows_at_once or max(rows, 1)
     is_replayed = engine.captured is None or (len(widths) == 1 and widths <= engine.captured)
-    least = 0.0 if is_replayed else costs.eager_ms
+    least = 0.0 if is_replayed else costs.eager_ms or 0.0
     whole, rest = divmod(rows, limit)
     parts = whole * max(costs.forward_ms(limit, 0, bidirectional), least)
     if rest:

@@ -6,7 +6,7 @@ import bisect
 import json
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nemotron_diffusion_plugin.options import OptionError
 Points = tuple[tuple[int, float], ...]
 """Rows of a forward, increasing, and its milliseconds."""
 
-_FIELDS = ("causal", "bidirectional", "ms_per_kv_token", "eager_ms")
+_FIELDS = ("causal", "bidirectional", "ms_per_kv_token", "eager_ms", "ms_per_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,15 @@ class ForwardCosts:
         bidirectional: points of a draft forward.
         ms_per_kv_token: for each cached token of each request that takes part.
         eager_ms: what a forward takes at least that is launched kernel by kernel, where others replay a CUDA graph.
+            None where it is not known, which counts as 0.
+        ms_per_mask: of the host, for the mask of what a grammar allows behind one position. None as above.
     """
 
     causal: Points
     bidirectional: Points
     ms_per_kv_token: float = 0.0
-    eager_ms: float = 0.0
+    eager_ms: float | None = None
+    ms_per_mask: float | None = None
 
     def forward_ms(self, rows: int, kv_tokens: int, bidirectional: bool) -> float:
         """Return the milliseconds of a forward with so many rows and cached tokens; without rows there is none."""
@@ -44,13 +47,19 @@ class ForwardCosts:
         points = self.bidirectional if bidirectional else self.causal
         return _interpolate(points, rows) + kv_tokens * self.ms_per_kv_token
 
+    def completed_by(self, other: ForwardCosts) -> ForwardCosts:
+        """Return these costs, with what is not known taken from the other ones."""
+        eager = other.eager_ms if self.eager_ms is None else self.eager_ms
+        mask = other.ms_per_mask if self.ms_per_mask is None else self.ms_per_mask
+        return replace(self, eager_ms=eager, ms_per_mask=mask)
+
     @staticmethod
     def read(value: object) -> ForwardCosts:
         """Read a table: a JSON object, or the path of a file that holds one.
 
         The object: `causal`, a list of `[rows, ms]`; `bidirectional`, the same, `causal` where it is left out;
-        `ms_per_kv_token` and `eager_ms`, 0 where they are left out. Raises `OptionError` naming field, value and what
-        is expected.
+        `ms_per_kv_token`, 0 where it is left out; `eager_ms` and `ms_per_mask`, None where they are. Raises
+        `OptionError` naming field, value and what is expected.
         """
         if isinstance(value, str):
             value = _load(Path(value))
@@ -66,8 +75,9 @@ class ForwardCosts:
             )
         causal = _points("causal", value.get("causal"))
         drafts = _points("bidirectional", value["bidirectional"]) if "bidirectional" in value else causal
-        numbers = [_milliseconds(name, value.get(name, 0)) for name in ("ms_per_kv_token", "eager_ms")]
-        return ForwardCosts(causal, drafts, *numbers)
+        per_token = _milliseconds("ms_per_kv_token", value.get("ms_per_kv_token", 0))
+        rest = (_milliseconds(name, value[name]) if name in value else None for name in _FIELDS[3:])
+        return ForwardCosts(causal, drafts, per_token, *rest)
 
 
 def _interpolate(points: Points, rows: int) -> float:

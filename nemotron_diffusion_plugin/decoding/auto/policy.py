@@ -19,11 +19,12 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A request whose block length is chosen: what it accepts, the most it may draft, its cached tokens."""
+    """A request whose block length is chosen: what it accepts, the most it may draft, its cached tokens, a grammar."""
 
     estimate: AcceptanceEstimate
     most: int
     kv: int
+    has_grammar: bool = False
 
 
 class BlockPolicy:
@@ -70,7 +71,8 @@ class BlockPolicy:
         rows = np.minimum(self.blocks, most[:, None])
         tokens = [candidate.estimate.tokens(row) for candidate, row in zip(candidates, rows, strict=True)]
         kv = np.array([candidate.kv for candidate in candidates], dtype=np.int64)
-        return Load(self.blocks, rows, np.stack(tokens), kv, others, self.engine)
+        grammar = np.array([candidate.has_grammar for candidate in candidates], dtype=bool)
+        return Load(self.blocks, rows, np.stack(tokens), kv, grammar, others, self.engine)
 
     def _with_probes(self, load: Load, choice: Choice, candidates: Sequence[Candidate]) -> Choice:
         waiting = np.flatnonzero((choice.places == 0) & (load.rows[:, -1] > 1))

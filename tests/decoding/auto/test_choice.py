@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ def geometric(rate: float) -> list[float]:
     return [sum(rate**place for place in range(block)) for block in BLOCKS]
 
 
-def load_of(rates: Sequence[float], kv: int = 0, **more: Any) -> Load:
+def load_of(rates: Sequence[float], kv: int = 0, grammar: Sequence[bool] = (), **more: Any) -> Load:
+    """Requests with these rates, the first ones with a grammar as `grammar` says."""
     count = len(rates)
     tokens = np.array([geometric(rate) for rate in rates])
-    return Load(BLOCKS, np.tile(BLOCKS, (count, 1)), tokens, np.full(count, kv), **more)
+    has_grammar = np.array([*grammar, *[False] * count][:count], dtype=bool)
+    return Load(BLOCKS, np.tile(BLOCKS, (count, 1)), tokens, np.full(count, kv), has_grammar, **more)
 
 
 def common(load: Load, costs: ForwardCosts, current: int | None = None) -> int:
@@ -73,7 +76,9 @@ any_points = st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4).map(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.builds(ForwardCosts, any_points, any_points, st.floats(0.0, 0.01), st.floats(0.0, 50.0)),
+    st.builds(
+        ForwardCosts, any_points, any_points, st.floats(0.0, 0.01), st.floats(0.0, 50.0), st.floats(0.0, 2.0)
+    ),
     st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40),
     st.sampled_from([None, 0, 1, 2, 3]),
     st.integers(0, 3000),
@@ -86,7 +91,9 @@ any_points = st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4).map(
         st.integers(0, 900),
         st.integers(0, 900),
         st.floats(0, 99),
+        masks=st.integers(0, 99),
     ),
+    st.lists(st.booleans(), max_size=40),
 )
 def test_never_expected_to_be_slower_than_ar(
     costs: ForwardCosts,
@@ -96,9 +103,10 @@ def test_never_expected_to_be_slower_than_ar(
     at_once: int | None,
     ragged: bool,
     others: Others,
+    grammar: list[bool],
 ) -> None:
     """Beyond the margin for which a batch stays with what it has; nor slower than any one length for all."""
-    load = load_of(rates, kv, engine=Engine(at_once, ragged, GRAPHS), others=others)
+    load = load_of(rates, kv, grammar, engine=Engine(at_once, ragged, GRAPHS), others=others)
     choice = best_choice(load, costs, current)
     for place in range(len(BLOCKS)):
         fixed = evaluate(load, costs, np.full(len(rates), place), place)
@@ -219,3 +227,36 @@ def test_requests_that_reject_all_draft_beside_others_where_only_that_has_a_grap
     costs = free_up_to(206, eager_ms=20.0)
     assert set(best_choice(load_of(rates, engine=WITH_GRAPHS), costs).places.tolist()) == {3}
     assert best_choice(load_of(rates), costs).places.tolist()[2] == 0
+
+
+WITH_MASKS = replace(free_up_to(206), ms_per_mask=0.25)
+
+
+def test_masks_take_their_time() -> None:
+    def ms(*chosen: int, others: Others | None = None) -> float:
+        load = load_of([0.9, 0.9], grammar=[True, False], others=others or Others())
+        return evaluate(load, WITH_MASKS, np.array(chosen), max(chosen)).ms
+
+    assert ms(0, 0) == pytest.approx(4.0 + 0.25)
+    assert ms(3, 3) == pytest.approx(8.0 + 32 * 0.25)
+    assert ms(0, 3) == pytest.approx(8.0 + 0.25)
+    assert ms(0, 0, others=Others(masks=8)) == pytest.approx(4.0 + 9 * 0.25)
+    unknown = evaluate(load_of([0.9], grammar=[True]), free_up_to(206), np.array([3]), 3)
+    assert unknown.ms == pytest.approx(8.0)
+
+
+def test_masks_shorten_the_blocks_of_those_with_a_grammar_most() -> None:
+    """A row more costs the plain request nothing, the other one a mask of the host."""
+    assert BLOCKS[best_choice(load_of([0.9, 0.9]), WITH_MASKS).places].tolist() == [32, 32]
+    choice = best_choice(load_of([0.9, 0.9], grammar=[True, False]), WITH_MASKS)
+    assert BLOCKS[choice.places].tolist() == [8, 16]
+
+
+def test_many_with_a_grammar_decode_token_by_token_and_leave_the_drafts_to_the_others() -> None:
+    """Their masks would hold up everybody: though they accept more, the others go first."""
+    rates, grammar = [0.9] * 64 + [0.85] * 2, [True] * 64
+    costs = replace(free_up_to(400), ms_per_mask=1.0)
+    for ragged in (True, False):
+        places = best_choice(load_of(rates, grammar=grammar, engine=Engine(ragged=ragged)), costs).places
+        assert not places[:64].any()
+        assert places[64:].all()

@@ -50,6 +50,17 @@ def test_a_file_holds_the_same(tmp_path: Path) -> None:
     assert ForwardCosts.read(str(path)) == ForwardCosts.read(TABLE)
 
 
+def test_what_a_table_leaves_open_is_taken_from_elsewhere() -> None:
+    other = ForwardCosts.read({"causal": [[1, 9.0]], "eager_ms": 4.0, "ms_per_mask": 0.5})
+    left_open = ForwardCosts.read(TABLE)
+    assert (left_open.eager_ms, left_open.ms_per_mask) == (None, None)
+    full = left_open.completed_by(other)
+    assert (full.eager_ms, full.ms_per_mask) == (4.0, 0.5)
+    assert full.causal == left_open.causal
+    given = ForwardCosts.read({**TABLE, "eager_ms": 0, "ms_per_mask": 0}).completed_by(other)
+    assert (given.eager_ms, given.ms_per_mask) == (0.0, 0.0), "nothing is not the same as not known"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -72,6 +83,8 @@ def test_a_file_holds_the_same(tmp_path: Path) -> None:
         ({"causal": [[1, "2"]]}, "got '2'"),
         ({"causal": [[1, 2.0]], "bidirectional": None}, "'forward_costs.bidirectional': got None"),
         ({"causal": [[1, 2.0]], "ms_per_kv_token": -1}, "'forward_costs.ms_per_kv_token': got -1"),
+        ({"causal": [[1, 2.0]], "eager_ms": None}, "'forward_costs.eager_ms': got None"),
+        ({"causal": [[1, 2.0]], "ms_per_mask": "1"}, "'forward_costs.ms_per_mask': got '1'"),
         ({"causal": [[1, 2.0]], "ms_per_kv_token": True}, "'forward_costs.ms_per_kv_token': got True"),
     ],
 )

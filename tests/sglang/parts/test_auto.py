@@ -38,6 +38,7 @@ class Timer:
     """Forwards that take no time; what was run is kept."""
 
     most_rows = 96
+    slots = 3
 
     def __init__(self) -> None:
         self.runs: list[tuple[int, bool]] = []
@@ -61,6 +62,7 @@ def test_costs_are_measured_before_the_first_request(has_graphs: bool) -> None:
     assert chosen.policy.blocks.tolist() == [1, 8, 16, 32]
     assert chosen.policy.engine.captured == ({1, 32} if has_graphs else None)
     assert (chosen.policy.costs.bidirectional[0][0] == 32) is has_graphs
+    assert ((8, False) in timer.runs) is not has_graphs, "eight single tokens of three requests"
 
 
 @pytest.mark.parametrize("costs", ["arithmetic", {"causal": [[1, 2.0]]}])
