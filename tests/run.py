@@ -1,7 +1,8 @@
 """Run the project's checks one after the other and say how long each took: `python -m tests.run [STEP…]`.
 
-Steps: lint, types, unit, and engine-vllm and engine-sglang, which run in the environment of that engine. All
-steps run even when an earlier one fails; the exit status is 1 when any failed.
+Steps: lint, types, unit, and engine-vllm and engine-sglang, which run in the environment of that engine. All steps run
+even when an earlier one fails; the exit status is 1 when any failed. The steps of two engines run side by side, as a
+server that starts keeps one core busy; the name of the engine stands before each line then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.engines.install import detect_device, install
@@ -56,8 +58,8 @@ def variables(step: str) -> dict[str, str]:
     return dict(launch.environment(base))
 
 
-def run(step: str) -> bool:
-    """Run the commands of a step, all of them, and return whether all succeeded."""
+def run(step: str, prefix: str = "") -> bool:
+    """Run the commands of a step, all of them, and return whether all succeeded; `prefix` goes before each line."""
     engine = engine_of(step)
     try:
         python = sys.executable if engine is None else install(load_recipe(engine), detect_device())
@@ -66,9 +68,36 @@ def run(step: str) -> bool:
         return False
     statuses = []
     for command in commands(step, python):
-        print(f"\n== {step}: {' '.join(command[2:])}", flush=True)
-        statuses.append(subprocess.run(command, cwd=CHECKOUT, env=variables(step), check=False).returncode)
+        print(f"\n{prefix}== {step}: {' '.join(command[2:])}", flush=True)
+        statuses.append(execute(command, variables(step), prefix))
     return not any(statuses)
+
+
+def execute(command: list[str], environment: dict[str, str], prefix: str) -> int:
+    """Run a command in the checkout and return its exit status."""
+    if not prefix:
+        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+    piped = subprocess.PIPE
+    with subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env=environment,
+        stdout=piped,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{prefix}{line}", end="", flush=True)
+    return process.returncode
+
+
+def timed(step: str, prefix: str) -> tuple[str, float, bool]:
+    """Run a step; returns its name, its seconds and whether it succeeded."""
+    start = time.monotonic()
+    is_good = run(step, prefix)
+    return step, time.monotonic() - start, is_good
 
 
 def main(steps: Sequence[str]) -> int:
@@ -76,11 +105,12 @@ def main(steps: Sequence[str]) -> int:
     if unknown:
         print(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    results: list[tuple[str, float, bool]] = []
-    for step in steps or STEPS:
-        start = time.monotonic()
-        is_good = run(step)
-        results.append((step, time.monotonic() - start, is_good))
+    chosen = steps or STEPS
+    results = [timed(step, "") for step in chosen if engine_of(step) is None]
+    if of_engines := [step for step in chosen if engine_of(step) is not None]:
+        prefixes = [f"{engine_of(step)}: " if len(of_engines) > 1 else "" for step in of_engines]
+        with ThreadPoolExecutor(len(of_engines)) as pool:
+            results += pool.map(timed, of_engines, prefixes)
     print("\n== summary")
     for step, seconds, is_good in results:
         print(f"{step:13} {seconds:7.1f} s  {'ok' if is_good else 'FAILED'}")

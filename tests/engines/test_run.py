@@ -45,6 +45,32 @@ def test_an_engine_that_cannot_be_set_up_is_a_failed_step(
     assert [line.split()[-1] for line in output.out.splitlines()[-2:]] == ["ok", "FAILED"]
 
 
+def test_two_engines_run_side_by_side_and_say_who_speaks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each waits for the file that the other writes; both outputs arrive whole, and a failure is not lost."""
+    code = (
+        "import pathlib, sys, time\n"
+        "mine, other, status = sys.argv[1:]\n"
+        "pathlib.Path(mine).touch()\n"
+        "while not pathlib.Path(other).exists(): time.sleep(0.01)\n"
+        "print('met'); print('done', file=sys.stderr); sys.exit(int(status))"
+    )
+    met = {"engine-vllm": ("a", "b", "0"), "engine-sglang": ("b", "a", "3")}
+
+    def commands(step: str, python: str | Path) -> list[list[str]]:
+        mine, other, status = met[step]
+        return [[sys.executable, "-c", code, str(tmp_path / mine), str(tmp_path / other), status]]
+
+    monkeypatch.setattr(run, "install", lambda recipe, device: sys.executable)
+    monkeypatch.setattr(run, "commands", commands)
+    assert run.main(["engine-vllm", "engine-sglang"]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    for engine in ENGINES:
+        assert {f"{engine}: met", f"{engine}: done"} <= set(lines)
+    assert [line.split()[-1] for line in lines[-2:]] == ["ok", "FAILED"]
+
+
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["units"]) == 2
     assert "no such step: units; there are lint, types, unit" in capsys.readouterr().err
