@@ -89,7 +89,7 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(f"{prefix}{line}", end="", flush=True)
+            print(prefix + line.rstrip("\n"), flush=True)
     return process.returncode
 
 

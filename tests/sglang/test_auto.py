@@ -96,3 +96,14 @@ def test_a_request_whose_drafts_are_rejected_falls_back_to_ar(running: Running) 
     assert answer.token_ids == speculative.token_ids
     assert forwards_since(before, after)["draft"] < 30
     assert decisions_since(before, after)[1] > 150
+
+
+@pinned
+def test_masks_of_a_grammar_count(running: Running) -> None:
+    """By the server's costs the masks of a block's rows take longer than its tokens are worth."""
+    case = Case([300, 400, 500], 20, {"decoding_mode": "auto"}, ignore_eos=True)
+    before = running.client.settled()
+    running.client.complete(case, {"regex": "(xq ){40}"})
+    after = running.client.settled()
+    assert set(decisions_since(before, after)) == {1}
+    assert forwards_since(before, after)["draft"] == 0

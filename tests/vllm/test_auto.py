@@ -100,7 +100,7 @@ def test_a_request_whose_drafts_are_rejected_falls_back_to_ar(running: Running) 
     assert decisions_since(before, after)[1] > 150
 
 
-@trained
+@pytest.mark.parametrize("running", ["trained"], indirect=True, scope="session")
 def test_drafts_that_a_grammar_has_chosen_are_worth_drafting(running: Running) -> None:
     """None would fit the expression by itself."""
     case = Case([300, 400, 500], 60, {"decoding_mode": "auto"}, ignore_eos=True)
@@ -110,6 +110,17 @@ def test_drafts_that_a_grammar_has_chosen_are_worth_drafting(running: Running) -
     assert 1 not in decisions_since(before, after)
     forwards = forwards_since(before, after)
     assert 0 < forwards["draft"] <= forwards["verify"] < 20
+
+
+@pinned
+def test_masks_of_a_grammar_count(running: Running) -> None:
+    """By the server's costs the masks of a block's rows take longer than its tokens are worth."""
+    case = Case([300, 400, 500], 20, {"decoding_mode": "auto"}, ignore_eos=True)
+    before = running.client.settled()
+    running.client.complete(case, structured_outputs={"regex": "(xq ){40}"})
+    after = running.client.settled()
+    assert set(decisions_since(before, after)) == {1}
+    assert forwards_since(before, after)["draft"] == 0
 
 
 @pytest.mark.parametrize("scheduling", ["sync", "async"])

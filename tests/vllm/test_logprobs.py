@@ -44,7 +44,8 @@ def test_of_named_tokens(running: Running, mode: str) -> None:
     named = [tokens[5], 300, 301]
     plain = {"logprobs": 2}
     with ThreadPoolExecutor(2) as pool:
-        asked = pool.submit(running.client.complete, case, logprobs=1, logprob_token_ids=named)
+        more = {"logprobs": 1, "logprob_token_ids": named, "return_tokens_as_token_ids": True}
+        asked = pool.submit(running.client.complete, case, **more)
         other = pool.submit(running.client.complete, case, **plain)
     expected = running.reference.chosen_with(case)
     assert other.result().choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=2e-4)
@@ -52,9 +53,18 @@ def test_of_named_tokens(running: Running, mode: str) -> None:
     assert answer.token_ids == tokens
     logprobs = answer.choice["logprobs"]
     assert logprobs["token_logprobs"] == pytest.approx(expected, abs=2e-4)
-    assert all(len(alternatives) <= 4 for alternatives in logprobs["top_logprobs"])
-    of_first = min(logprobs["top_logprobs"][5].values(), key=lambda value: abs(value - expected[5]))
-    assert of_first == pytest.approx(expected[5], abs=2e-4)
+    keys = [f"token_id:{token}" for token in named]
+    for token, alternatives in zip(tokens, logprobs["top_logprobs"], strict=True):
+        assert set(alternatives) == {f"token_id:{token}", *keys}
+    assert logprobs["top_logprobs"][5][keys[0]] == pytest.approx(expected[5], abs=2e-4)
+    causal = (
+        (0, 32, 64) if mode == "diffusion" else (0, 1, 20, 69)
+    )  # of a block only its seed is a causal pick
+    for place in causal:
+        before = [*case.prompt, *tokens[:place]]
+        for token, key in zip(named, keys, strict=True):
+            [value] = running.reference.logprobs(before, [token])
+            assert logprobs["top_logprobs"][place][key] == pytest.approx(value, abs=2e-4)
 
 
 @on("running", ["budget", "pool", "auto"], indirect=True, scope="session")

@@ -15,7 +15,7 @@ NEW_TOKENS = 40
 
 @pytest.mark.parametrize("mode", MODES)
 def test_echo_with_logprobs(running: Any, mode: str) -> None:
-    """Prompt and answer come back with the causal log-probability of every token but the first."""
+    """Prompt and answer come back with log-probabilities, the prompt's causal ones from its second token on."""
     reference, options = running.reference, {"decoding_mode": mode}
     tokens = prompt(random.Random(4), 30, reference.config.vocab_size)
     case = Case(tokens, NEW_TOKENS, options, ignore_eos=True)

@@ -15,6 +15,7 @@ from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.counters import KINDS
 from nemotron_diffusion_plugin.vllm.board import DECISIONS, BoardReader
 from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan
+from tests.common.auto import ON_A_GPU
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
         kv_cache_memory_bytes=256 << 20,
         async_scheduling=scheduling == "async",
         structured_outputs_config={"backend": "xgrammar"},
-        additional_config={"forward_costs": "arithmetic"},
+        additional_config=ON_A_GPU,
     )
     counters = BoardReader(llm.llm_engine.vllm_config)
     params = SamplingParams(
