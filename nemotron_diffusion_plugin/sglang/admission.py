@@ -18,6 +18,15 @@ _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
 
+_LARGEST: dict[str, float] = {
+    **dict.fromkeys(("top_k", "max_new_tokens", "min_new_tokens", "n"), 2**31 - 1),
+    "sampling_seed": 2**63 - 1,
+    **dict.fromkeys(
+        ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"), 3e38
+    ),
+}
+"""The numbers of a request and what their tensors hold: 32 bits, of a seed 64."""
+
 _OPTIONS = "_nemotron_diffusion_options"
 
 _settings: ServerSettings | None = None
@@ -81,6 +90,7 @@ def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> No
     """Raise `OptionError` naming field, value and what is allowed."""
     params = req.sampling_params
     options = settings.options(own_options(params.custom_params))
+    _refuse_oversized_numbers(params)
     if len(stops) > MAX_STOP_IDS:
         raise OptionError(
             f"field 'stop_token_ids': got {len(stops)} entries, expected at most {MAX_STOP_IDS}"
@@ -98,6 +108,16 @@ def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> No
     if options.decoding_mode is DecodingMode.DIFFUSION:
         _refuse_meaningless_in_diffusion(params, options)
     _refuse_unkept_budget(params)
+
+
+def _refuse_oversized_numbers(params: Any) -> None:
+    """Raise `OptionError` for numbers that do not fit SGLang's tensors, which ends its scheduler."""
+    for name, limit in _LARGEST.items():
+        value = getattr(params, name, None)
+        if value is not None and not -limit <= value <= limit:
+            raise OptionError(
+                f"field '{name}': got {reprlib.repr(value)}, expected a number from {-limit} to {limit}"
+            )
 
 
 def _refuse_unkept_budget(params: Any) -> None:

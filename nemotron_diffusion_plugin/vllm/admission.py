@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
@@ -36,6 +37,7 @@ def validate_request(sampling_params: SamplingParams) -> None:
         return
     options = request_options(_settings, sampling_params)
     refuse_oversized(sampling_params)
+    _refuse_unsendable_schema(sampling_params)
     _refuse_counts_without_a_place(sampling_params, options)
     if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
         raise OptionError(
@@ -100,6 +102,20 @@ def refuse_oversized(params: Any) -> None:
     for name, (size, limit) in sizes.items():
         if size > limit:
             raise OptionError(f"field '{name}': got {size} entries, expected at most {limit}")
+
+
+def _refuse_unsendable_schema(params: Any) -> None:
+    """Raise `OptionError` for a JSON schema that vLLM cannot send to its engine, which it answers with 500."""
+    schema = getattr(params.structured_outputs, "json", None)
+    if not isinstance(schema, dict):
+        return
+    try:
+        msgspec.msgpack.encode(schema)
+    except (OverflowError, UnicodeEncodeError):
+        raise OptionError(
+            "field 'structured_outputs.json': got a schema with an integer of more than 64 bits or text that is no "
+            "Unicode, expected neither"
+        ) from None
 
 
 def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:

@@ -34,6 +34,7 @@ PARAMETERS: list[tuple[dict[str, Any], list[str]]] = [
 ODD: list[dict[str, Any]] = [
     {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "ar"}},
     {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "self_speculation"}},
+    {"structured_outputs": {"json": {"const": 10**30}}, "vllm_xargs": {"decoding_mode": "ar"}},
     {"vllm_xargs": []},
     {"vllm_xargs": "ar"},
     {"vllm_xargs": {}},

@@ -97,7 +97,8 @@ def test_many_mixed_requests_with_random_cancels(running: Any) -> None:
     api, vocab_size = running.endpoint, running.reference.config.vocab_size
 
     async def run() -> list[list[str]]:
-        limits = httpx.Limits(max_connections=None)
+        # Every request has a connection of its own: a server may close one that has been idle just as it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=running.server.url, timeout=600, limits=limits) as http:
             return await asyncio.gather(
                 *(_worker(http, api, vocab_size, number) for number in range(WORKERS))

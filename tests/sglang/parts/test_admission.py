@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +91,34 @@ def test_good_requests_pass() -> None:
     for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": 0}):
         assert refused(request(options, sampling_seed=1)) is None
         assert refused(request(options, temperature=0.0, max_new_tokens=5, stop=["x"], n=2)) is None
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"top_k": 2**31},
+        {"top_k": 10**30},
+        {"max_new_tokens": 2**31},
+        {"min_new_tokens": 10**30},
+        {"sampling_seed": 2**63},
+        {"sampling_seed": -(10**30)},
+        {"temperature": 10**400},
+        {"temperature": math.nan},
+        {"presence_penalty": 1e39},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_tensor_holds(params: dict[str, Any]) -> None:
+    """SGLang's scheduler would end with an overflow."""
+    [name] = params
+    message = refused(request(**params))
+    assert message is not None
+    assert message.startswith(f"field '{name}': got ")
+    assert "expected a number from -" in message
+
+
+def test_the_largest_numbers_pass() -> None:
+    assert refused(request(top_k=2**31 - 1, max_new_tokens=2**31 - 1, sampling_seed=2**63 - 1)) is None
 
 
 @pytest.mark.parametrize("mode", DecodingMode)

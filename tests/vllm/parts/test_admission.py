@@ -85,6 +85,17 @@ def test_lists_that_would_overflow_the_worker() -> None:
         Admission.validate_params(SamplingParams(logit_bias=dict.fromkeys(range(2000), 1.0)))
 
 
+@pytest.mark.parametrize("value", [2**64, -(10**30), "\ud800"], ids=ascii)
+def test_a_schema_that_cannot_be_sent_to_the_engine(value: Any) -> None:
+    for schema in ({"const": value}, {"properties": {"a": {"enum": [1, value]}}}):
+        with pytest.raises(
+            OptionError, match=r"'structured_outputs.json': got a schema with an integer of more"
+        ):
+            Admission.validate_params(SamplingParams(structured_outputs=StructuredOutputsParams(json=schema)))
+    fits = StructuredOutputsParams(json={"const": 2**63})
+    Admission.validate_params(SamplingParams(structured_outputs=fits))
+
+
 def test_beams_are_those_of_ar() -> None:
     for options in (None, {"decoding_mode": "ar"}, {"decoding_mode": "self_speculation"}):
         admission.validate_beam_search(options)
