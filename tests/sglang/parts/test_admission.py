@@ -117,6 +117,13 @@ def test_numbers_that_no_tensor_holds(params: dict[str, Any]) -> None:
     assert "expected a number from -" in message
 
 
+def test_a_prompt_without_tokens() -> None:
+    req = request()
+    req.input_ids = []
+    with pytest.raises(OptionError, match="field 'prompt': got no tokens, expected at least one"):
+        admission.validate_tokenized(MANAGER, req)
+
+
 def test_the_largest_numbers_pass() -> None:
     assert refused(request(top_k=2**31 - 1, max_new_tokens=2**31 - 1, sampling_seed=2**63 - 1)) is None
 
@@ -215,7 +222,7 @@ def test_the_servers_default_mode_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("outside", [-1, 100, 1_000_000])
 def test_ids_past_the_vocabulary(name: str, outside: int) -> None:
     req = request()
-    for good in (None, [], [0, 99]):
+    for good in (None, [3], [0, 99]):
         setattr(req, name, good)
         admission.validate_tokenized(MANAGER, req)
     setattr(req, name, [5, outside, 7])
