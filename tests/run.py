@@ -77,12 +77,11 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
     """Run a command in the checkout and return its exit status."""
     if not prefix:
         return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
-    piped = subprocess.PIPE
     with subprocess.Popen(
         command,
         cwd=CHECKOUT,
         env=environment,
-        stdout=piped,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",

@@ -98,9 +98,9 @@ class CommitLogprobs:
 
     def keep_only(self, slots: np.ndarray) -> None:
         """Forget the blocks of all other slots."""
-        for kept in (self._step, self._blocks):
-            for slot in kept.keys() - set(slots.tolist()):
-                del kept[slot]
+        for slot in (self._step.keys() | self._blocks.keys()) - set(slots.tolist()):
+            self._step.pop(slot, None)
+            self._blocks.pop(slot, None)
 
     @property
     def num_held(self) -> int:
@@ -109,6 +109,8 @@ class CommitLogprobs:
 
     def is_wanted(self, slots: np.ndarray) -> np.ndarray:
         """Bool, shaped like the slots (host)."""
+        if not self._wanted:
+            return np.zeros(slots.shape, dtype=bool)
         return np.isin(slots, list(self._wanted))
 
     def observer(self, slots: np.ndarray, blocks: BlockRows) -> StepObserver:

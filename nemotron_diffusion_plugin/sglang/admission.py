@@ -83,6 +83,7 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
         return
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
     validate_request(request, list(params.stop_token_ids or ()), settings)
+    _refuse_empty_prompt(request)
     _refuse_unknown_ids(request, config.vocab_size)
 
 
@@ -145,14 +146,15 @@ def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
         )
 
 
-def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
-    """Raise `OptionError` for no prompt, and for what SGLang would look up past the vocabulary's end.
-
-    Both end its scheduler.
-    """
+def _refuse_empty_prompt(request: Any) -> None:
+    """Raise `OptionError` for a prompt without tokens, which ends SGLang's scheduler."""
     prompt = getattr(request, "input_ids", None)
     if prompt is not None and not len(prompt):
         raise OptionError("field 'prompt': got no tokens, expected at least one")
+
+
+def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
+    """Raise `OptionError` for what SGLang would look up past the vocabulary's end, which ends its scheduler."""
     named = {name: getattr(request, name, None) for name in ("input_ids", "token_ids_logprob")}
     for name, ids in {**named, "stop_token_ids": request.sampling_params.stop_token_ids}.items():
         ends = (0, 0) if ids is None else (min(ids, default=0), max(ids, default=0))

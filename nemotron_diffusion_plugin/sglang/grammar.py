@@ -101,7 +101,7 @@ def begin_masks(batch: Any, rows: np.ndarray, chains: torch.Tensor) -> Callable[
         built = build_grammar_vocab_mask(
             reqs=reqs, tree=tree, sampling_info=batch.sampling_info, device=chains.device, barrier=None
         )
-        return lambda logits: None if built is None else _apply(built, places, chains.shape, logits)
+        return lambda logits: _apply(built, places, chains.shape, logits)
 
     return build
 

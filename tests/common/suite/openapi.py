@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from nemotron_diffusion_plugin.options import CommitRule, DecodingMode
 from tests.common.endpoint import CHAT, COMPLETIONS, VLLM
-from tests.common.suite.fuzz import EXAMPLES
+from tests.common.suite.fuzz import EXAMPLES, bounded
 
 MOST_TOKENS = 12
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of")
 MOST_FIELDS = 4
 OPTIONS = {
     "type": "object",
@@ -90,15 +91,6 @@ def answerable(api: dict[str, Any], path: str, model: str, options_field: str) -
     return api, list(fields)
 
 
-def bounded(body: dict[str, Any]) -> dict[str, Any]:
-    """The body without lengths that a small machine would take minutes for."""
-    lengths = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of")
-    return {
-        name: min(value, MOST_TOKENS) if name in lengths and isinstance(value, int) else value
-        for name, value in body.items()
-    }
-
-
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("shape", ["answerable", "published"])
 def test_bodies_of_the_published_schema(running: Any, path: str, shape: str) -> None:
@@ -126,7 +118,7 @@ def test_bodies_of_the_published_schema(running: Any, path: str, shape: str) -> 
         if shape == "answerable" and isinstance(body, dict):
             body = {name: value for name, value in body.items() if name in always or name in kept}
         if isinstance(body, dict):
-            body = bounded({**body, "model": endpoint.model})
+            body = bounded({**body, "model": endpoint.model}, LENGTHS, MOST_TOKENS)
         content = json.dumps(body, default=str)
         reply = http.post(path, content=content, headers={"Content-Type": "application/json"})
         statuses[reply.status_code] += 1
