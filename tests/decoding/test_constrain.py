@@ -71,6 +71,7 @@ def test_a_grammar_that_contradicts_itself_ends_the_choice() -> None:
     grammar = Contradicting(VOCAB, {0: {3: 0}})
     chosen, goes_on = constrained([9, 9], [order(), order()], grammar)
     assert (chosen[1], goes_on) == (9, False)
+    assert grammar.masks == 2, "no third mask for the same token"
 
 
 @pytest.mark.parametrize("seed", range(20))

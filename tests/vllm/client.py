@@ -13,6 +13,7 @@ import httpx
 import openai
 
 from tests.common.cases import Case
+from tests.common.endpoint import LIMITS
 from tests.common.metrics import Metrics
 
 SECONDS = 300.0
@@ -33,7 +34,7 @@ class Client:
 
     def __init__(self, url: str, model: str) -> None:
         self.url, self.model = url, model
-        self.http = httpx.Client(base_url=url, timeout=SECONDS)
+        self.http = httpx.Client(base_url=url, timeout=SECONDS, limits=LIMITS)
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=SECONDS, max_retries=0)
 
     def body(self, case: Case, **more: Any) -> dict[str, Any]:

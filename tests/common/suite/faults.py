@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.common.cases import DIFFUSION_OPTIONS, MODES, Case, mixed_cases
-from tests.common.endpoint import CHAT, COMPLETIONS, Endpoint
+from tests.common.endpoint import CHAT, COMPLETIONS, LIMITS, Endpoint
 
 WORKERS = 64
 ROUNDS = int(os.environ.get("NEMOTRON_DIFFUSION_ROUNDS", "3"))
@@ -97,9 +97,7 @@ def test_many_mixed_requests_with_random_cancels(running: Any) -> None:
     api, vocab_size = running.endpoint, running.reference.config.vocab_size
 
     async def run() -> list[list[str]]:
-        # Every request has a connection of its own: a server may close one that has been idle just as it is used again.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        async with httpx.AsyncClient(base_url=running.server.url, timeout=600, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=running.server.url, timeout=600, limits=LIMITS) as http:
             return await asyncio.gather(
                 *(_worker(http, api, vocab_size, number) for number in range(WORKERS))
             )
