@@ -15,6 +15,9 @@ SWITCH_GAIN = 0.03
 _MIXED = 0
 """In the place of a width: requests have different ones."""
 
+_ROUNDING = 1e-9
+"""Speeds this close are equal: of lengths that are equally fast the shortest is taken."""
+
 _STEP = 0.5
 """Requests whose expected tokens round to the same multiple of this are treated alike."""
 
@@ -119,7 +122,8 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
     the candidates, so nothing is chosen that is expected to be slower than AR by more than that.
     """
     candidates = [_best_at(load, costs, common) for common in range(len(load.blocks))]
-    best = max(candidates, key=lambda choice: (choice.speed, -choice.common))
+    fastest = max(choice.speed for choice in candidates)
+    best = next(choice for choice in candidates if choice.speed >= fastest * (1.0 - _ROUNDING))
     if current is not None and candidates[current].speed * (1.0 + SWITCH_GAIN) >= best.speed:
         best = candidates[current]
     if best.common and load.engine.ragged:

@@ -69,6 +69,14 @@ def test_more_requests_never_lengthen_the_block(
     assert common(load_of([rate] * more, kv), costs) <= common(load_of([rate] * few, kv), costs)
 
 
+def test_of_equally_fast_lengths_the_shortest_is_taken() -> None:
+    """Where computing bounds the speed and all is accepted, the lengths differ in rounding alone."""
+    load = load_of([1.0] * 36, 536)
+    costs = free_up_to(229, ms=1.0)
+    assert common(load, costs) == 8
+    assert common(load_of([1.0] * 43, 76), free_up_to(154, ms=25.344633770736085)) == 8
+
+
 any_points = st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4).map(
     lambda ms: tuple(zip((1, 30, 200, 1000), ms, strict=True))
 )
