@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemotron_diffusion_plugin.bench.result import read
-from nemotron_diffusion_plugin.cli import app
-from nemotron_diffusion_plugin.training.tasks import CATEGORIES
+from nemotron_diffusion_plugin.tools.bench.result import read
+from nemotron_diffusion_plugin.tools.cli import app
+from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
 from tests.engines.recipe import ENGINES
 from tests.engines.server import CHECKOUT, has_gpu
 

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
-from nemotron_diffusion_plugin.decoding.constrain import constrain, likeliest_allowed
-from nemotron_diffusion_plugin.decoding.reference import masks
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.decoding.reference.model import KeyValueCache
-from nemotron_diffusion_plugin.training import tasks
-from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from nemotron_diffusion_plugin.reference import masks
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.reference.model import KeyValueCache
+from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
+from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from tests.common.schemas import RECORD
 
 ANY_RECORD = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}, "minProperties": 2}

@@ -19,24 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron_diffusion_plugin.bench.data import open_source
-from nemotron_diffusion_plugin.bench.engines import ENGINES
-from nemotron_diffusion_plugin.bench.errors import BenchError
-from nemotron_diffusion_plugin.bench.methods import ServerKind, find_method
-from nemotron_diffusion_plugin.bench.report import report, table
-from nemotron_diffusion_plugin.bench.result import Result
-from nemotron_diffusion_plugin.bench.run import Run
-from nemotron_diffusion_plugin.bench.servers import Servers
-from nemotron_diffusion_plugin.bench.setup import Setup
-from nemotron_diffusion_plugin.bench.statistics import Spread
-from nemotron_diffusion_plugin.checkpoint.lora import CONFIG_FILE, FOLDER
-from nemotron_diffusion_plugin.checkpoint.random_model import SMALL_CONFIG, write_config
-from nemotron_diffusion_plugin.checkpoint.tokenizer import write_tokenizer
-from nemotron_diffusion_plugin.roofline.costs import Precision
-from nemotron_diffusion_plugin.roofline.hardware import find_gpu
-from nemotron_diffusion_plugin.roofline.methods import EAGLE_DRAFT_VOCAB, Assumptions
-from nemotron_diffusion_plugin.roofline.report import Setting
-from nemotron_diffusion_plugin.roofline.shapes import PUBLISHED, find_shape
+from nemotron_diffusion_plugin.model.forward_cost import Precision
+from nemotron_diffusion_plugin.model.hardware import find_gpu
+from nemotron_diffusion_plugin.model.lora import CONFIG_FILE, FOLDER
+from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, write_config
+from nemotron_diffusion_plugin.model.shapes import PUBLISHED, find_shape
+from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
+from nemotron_diffusion_plugin.tools.bench.data import open_source
+from nemotron_diffusion_plugin.tools.bench.engines import ENGINES
+from nemotron_diffusion_plugin.tools.bench.errors import BenchError
+from nemotron_diffusion_plugin.tools.bench.methods import ServerKind, find_method
+from nemotron_diffusion_plugin.tools.bench.report import report, table
+from nemotron_diffusion_plugin.tools.bench.result import Result
+from nemotron_diffusion_plugin.tools.bench.run import Run
+from nemotron_diffusion_plugin.tools.bench.servers import Servers
+from nemotron_diffusion_plugin.tools.bench.setup import Setup
+from nemotron_diffusion_plugin.tools.bench.statistics import Spread
+from nemotron_diffusion_plugin.tools.roofline.methods import EAGLE_DRAFT_VOCAB, Assumptions
+from nemotron_diffusion_plugin.tools.roofline.report import Setting
 
 SMALL = "small"
 SELF_SPECULATION_LENGTH, EAGLE3_LENGTH = 6.82, 2.75

@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipF
 def test_the_wheel_holds_the_bundled_checkpoint_and_type_marker(wheel: zipfile.ZipFile) -> None:
     folder = "nemotron_diffusion_plugin/"
     tiny = folder + "assets/tiny/"
-    wanted = {folder + f"watch/page/{name}" for name in ("index.html", "watch.js", "watch.css")}
+    wanted = {folder + f"tools/watch/page/{name}" for name in ("index.html", "watch.js", "watch.css")}
     wanted |= {folder + "py.typed", tiny + "model.safetensors", tiny + "config.json", tiny + "tokenizer.json"}
     head = folder + "assets/tiny-eagle3/"
     wanted |= {head + "model.safetensors", head + "config.json"}
@@ -50,7 +50,7 @@ def test_entry_points(wheel: zipfile.ZipFile) -> None:
     name = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     entries = configparser.ConfigParser()
     entries.read_string(wheel.read(name).decode())
-    assert entries["console_scripts"]["nemotron-diffusion"] == "nemotron_diffusion_plugin.cli:app"
+    assert entries["console_scripts"]["nemotron-diffusion"] == "nemotron_diffusion_plugin.tools.cli:app"
     assert entries["vllm.general_plugins"]["nemotron_diffusion"] == "nemotron_diffusion_plugin.vllm:register"
 
 
@@ -61,7 +61,7 @@ def test_an_engines_extra_asks_for_the_versions_its_patches_are_written_for(engi
     assert f'{engine} = ["{engine}{supported}"]' in extras
 
 
-@pytest.mark.parametrize("module", ["nemotron_diffusion_plugin", "nemotron_diffusion_plugin.cli"])
+@pytest.mark.parametrize("module", ["nemotron_diffusion_plugin", "nemotron_diffusion_plugin.tools.cli"])
 def test_importing_brings_no_framework_and_no_engine(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'transformers', 'vllm', 'sglang'}} & set(sys.modules))"
     answer = subprocess.run(

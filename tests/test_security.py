@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin.checkpoint.lora import FOLDER
+from nemotron_diffusion_plugin.model.lora import FOLDER
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
 

@@ -8,10 +8,10 @@ import json
 import random
 
 from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.training import tasks
-from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from tests.common.checkpoints import TRAINED
 
 AR = DecodingOptions(decoding_mode=DecodingMode.AR)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
-from nemotron_diffusion_plugin.decoding.pick import RowNoise
+from nemotron_diffusion_plugin.rules import noise
+from nemotron_diffusion_plugin.rules.pick import RowNoise
 
 
 @dataclass

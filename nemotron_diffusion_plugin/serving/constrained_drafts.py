@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar, Likeliest, constrain, likeliest_allowed
-from nemotron_diffusion_plugin.serving.block_forward import BlockRows
+from nemotron_diffusion_plugin.core import BlockRows
+from nemotron_diffusion_plugin.rules.constrain import DraftGrammar, Likeliest, constrain, likeliest_allowed
 
 
 class ConstrainedDrafts:

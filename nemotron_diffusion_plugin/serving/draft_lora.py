@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
+from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.serving.operators import Operators, TorchOperators
 
 

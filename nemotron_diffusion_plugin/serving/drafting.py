@@ -9,12 +9,12 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.decoding.constrain import DraftGrammar
-from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
+from nemotron_diffusion_plugin.core import BlockForward, BlockRows
+from nemotron_diffusion_plugin.rules.constrain import DraftGrammar
 from nemotron_diffusion_plugin.serving.constrained_drafts import ConstrainedDrafts
 from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker, LogitsObserver
-from nemotron_diffusion_plugin.serving.request_table import BlockPhase, RequestTable
+from nemotron_diffusion_plugin.serving.slots import BlockPhase, RequestTable
 
 UNBOUNDED = 0
 NO_GRAMMARS: Mapping[int, DraftGrammar] = MappingProxyType({})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from nemotron_diffusion_plugin.checkpoint.lora import CONFIG_FILE, FOLDER, DrafterLora, read_adapter_config
-from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.lora import CONFIG_FILE, FOLDER, DrafterLora, read_adapter_config
 
 _logger = logging.getLogger("nemotron_diffusion_plugin")
 _DUMMY_SIZE = 1e-3

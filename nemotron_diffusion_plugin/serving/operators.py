@@ -6,14 +6,14 @@ from typing import Protocol
 
 import torch
 
-from nemotron_diffusion_plugin.decoding.accept import accept_longest_prefix
-from nemotron_diffusion_plugin.decoding.block import BlockState
-from nemotron_diffusion_plugin.decoding.commit import CommitRules, choose
-from nemotron_diffusion_plugin.decoding.pick import pick
-from nemotron_diffusion_plugin.decoding.stop import ends_block
 from nemotron_diffusion_plugin.options import OptionError
+from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
+from nemotron_diffusion_plugin.rules.pick import pick
+from nemotron_diffusion_plugin.rules.stop import ends_block
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
-from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH, TRITON
+from nemotron_diffusion_plugin.settings import KERNELS, TORCH, TRITON
 
 
 class Operators(Protocol):

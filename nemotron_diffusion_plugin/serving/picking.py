@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.block_forward import BlockForward, BlockRows
+from nemotron_diffusion_plugin.core import BlockForward, BlockRows
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.request_table import NO_TOKEN, RequestTable
+from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, RequestTable
 
 LOGITS_AT_ONCE = 1 << 28
 """Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""

@@ -9,10 +9,10 @@ from nemotron_diffusion_kernels.commit import Rules, commit
 from nemotron_diffusion_kernels.low_rank import expand, shrink
 from nemotron_diffusion_kernels.noise import RowNoise
 from nemotron_diffusion_kernels.pick import Sampling, pick
-from nemotron_diffusion_plugin.decoding.block import BlockState
-from nemotron_diffusion_plugin.decoding.commit import CommitRules
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
-from nemotron_diffusion_plugin.serving.settings import TRITON
+from nemotron_diffusion_plugin.settings import TRITON
 
 _SCALE = 1.0
 """B holds the adapter's scale already."""

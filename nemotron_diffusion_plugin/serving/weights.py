@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.names import expected_shapes
-from nemotron_diffusion_plugin.checkpoint.reader import find_names
-from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.names import expected_shapes
+from nemotron_diffusion_plugin.model.reader import find_names
 
 
 def checked(

@@ -36,6 +36,6 @@ class BlockAlgorithm(CustomSpecAlgo):
 
     def handle_server_args(self, server_args: Any) -> None:
         """Raise ValueError for a set-up in which drafts would be wrong; the architecture has set the rest."""
-        from nemotron_diffusion_plugin.sglang.defaults import refuse_unsupported
+        from nemotron_diffusion_plugin.sglang.front.defaults import refuse_unsupported
 
         refuse_unsupported(server_args)

@@ -8,7 +8,7 @@ import torch
 from sglang.srt.distributed import tensor_model_parallel_all_reduce
 from sglang.srt.runtime_context import get_parallel
 
-from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
+from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
 from nemotron_diffusion_plugin.serving.operators import Operators
 

@@ -21,14 +21,16 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_patches.sglang import (
     span_attributes as span_attributes_patch,
 )
-from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.model import config
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
-from nemotron_diffusion_plugin.sglang import admission, attention_backend, counters, flags
-from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm
+from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
+from nemotron_diffusion_plugin.sglang.front import admission, flags
+from nemotron_diffusion_plugin.sglang.front.defaults import choose_algorithm
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
 from nemotron_diffusion_plugin.sglang.log import logger
+from nemotron_diffusion_plugin.sglang.worker import counters
 
 MODELS = "nemotron_diffusion_plugin.sglang.models"
 FLAGS_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
@@ -106,14 +108,14 @@ def _register_algorithm() -> None:
 
     @SpeculativeAlgorithm.register(ALGORITHM, supports_overlap=True, spec_class=BlockAlgorithm)
     def worker(server_args: Any) -> type:
-        from nemotron_diffusion_plugin.sglang.worker import BlockWorker
+        from nemotron_diffusion_plugin.sglang.worker.block_worker import BlockWorker
 
         return BlockWorker
 
 
 def _give_back_seed(req: Any) -> None:
     if _is_diffusion(req):
-        from nemotron_diffusion_plugin.sglang.requests import give_back_seed
+        from nemotron_diffusion_plugin.sglang.worker.slots import give_back_seed
 
         give_back_seed(req)
 
@@ -137,7 +139,7 @@ def _is_diffusion(req: Any) -> bool:
 
 
 def _graph_runner() -> type:
-    from nemotron_diffusion_plugin.sglang.graphs import BlockGraphRunner
+    from nemotron_diffusion_plugin.sglang.graphs.runner import BlockGraphRunner
 
     return BlockGraphRunner
 

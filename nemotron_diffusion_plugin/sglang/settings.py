@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from nemotron_diffusion_plugin.options import OptionError
-from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
+from nemotron_diffusion_plugin.settings import SETTING_NAMES, ServerSettings
 
 FLAG = "--decoding-options"
 VARIABLE = "NEMOTRON_DIFFUSION_OPTIONS"

@@ -19,7 +19,7 @@ import numpy as np
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
-from nemotron_diffusion_plugin.serving.settings import MOST_AUTO_BLOCKS, ServerSettings
+from nemotron_diffusion_plugin.settings import MOST_AUTO_BLOCKS, ServerSettings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 

@@ -14,10 +14,10 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, extract_layer_index
 
-from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
-from nemotron_diffusion_plugin.checkpoint.names import check_names
-from nemotron_diffusion_plugin.rope import query_scale
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.lora import DrafterLora
+from nemotron_diffusion_plugin.model.names import check_names
+from nemotron_diffusion_plugin.model.rope import query_scale
 from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
@@ -80,7 +80,7 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
         from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
         from nemotron_diffusion_plugin.vllm.identity import uses_block_speculator
-        from nemotron_diffusion_plugin.vllm.model_state import BlockModelState
+        from nemotron_diffusion_plugin.vllm.worker.model_state import BlockModelState
 
         return BlockModelState if uses_block_speculator(self.vllm_config) else DefaultModelState
 

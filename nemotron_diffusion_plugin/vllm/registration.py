@@ -11,9 +11,10 @@ from nemotron_diffusion_patches.vllm import (
     sampling_parameters,
     speculator_factory,
 )
-from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.model import config
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.vllm import MODEL_CLASS, attention_backend, versions
+from nemotron_diffusion_plugin.vllm import MODEL_CLASS, versions
+from nemotron_diffusion_plugin.vllm.attention import registration as attention_backend
 from nemotron_diffusion_plugin.vllm.identity import (
     SPECULATIVE_METHOD,
     is_block_speculator,
@@ -34,7 +35,7 @@ def engine_patches() -> list[Patch]:
 
 
 def _make_speculator(*arguments: object) -> object:
-    from nemotron_diffusion_plugin.vllm.speculator import BlockSpeculator
+    from nemotron_diffusion_plugin.vllm.worker.speculator import BlockSpeculator
 
     return BlockSpeculator(*arguments)  # type: ignore[arg-type]
 
@@ -44,7 +45,7 @@ def register_all() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from nemotron_diffusion_plugin.vllm.defaults import ServingDefaults
+    from nemotron_diffusion_plugin.vllm.front.defaults import ServingDefaults
 
     config.register()
     problem = versions.problem()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingOptions
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.settings import ServerSettings
 
 _ENGINE_KEYS = frozenset({"kv_transfer_params", "ec_transfer_params"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nemotron_diffusion_plugin.decoding.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 
 
 @dataclass

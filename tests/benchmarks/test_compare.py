@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import METHODS, begin_anew, options
-from nemotron_diffusion_plugin.bench.data import open_source
-from nemotron_diffusion_plugin.bench.result import SCHEMA
-from nemotron_diffusion_plugin.training.tasks import CATEGORIES
+from nemotron_diffusion_plugin.tools.bench.data import open_source
+from nemotron_diffusion_plugin.tools.bench.result import SCHEMA
+from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
 from tests.engines.recipe import ENGINES
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from benchmarks import draft_policies as module
-from nemotron_diffusion_plugin.cli.common import BUNDLED_CHECKPOINT
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.training import tasks
-from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from tests.common.schemas import RECORD
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.policy.__main__ import CONCURRENCIES, h200_costs, header, line
 from benchmarks.policy.simulation import Row, compare, run
 from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH, SCENARIOS, recorded
-from nemotron_diffusion_plugin.training.tasks import CATEGORIES
+from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
 MOST_REGRET = 0.08

@@ -4,13 +4,13 @@ import re
 import pytest
 
 from benchmarks import real_size
-from nemotron_diffusion_plugin.bench.result import Load, Result
-from nemotron_diffusion_plugin.bench.setup import Setup
-from nemotron_diffusion_plugin.checkpoint.lora import read_adapter_config
-from nemotron_diffusion_plugin.checkpoint.reader import read_config
-from nemotron_diffusion_plugin.roofline.hardware import GPUS
-from nemotron_diffusion_plugin.roofline.report import Setting
-from nemotron_diffusion_plugin.roofline.shapes import PUBLISHED, read_shape
+from nemotron_diffusion_plugin.model.hardware import GPUS
+from nemotron_diffusion_plugin.model.lora import read_adapter_config
+from nemotron_diffusion_plugin.model.reader import read_config
+from nemotron_diffusion_plugin.model.shapes import PUBLISHED, read_shape
+from nemotron_diffusion_plugin.tools.bench.result import Load, Result
+from nemotron_diffusion_plugin.tools.bench.setup import Setup
+from nemotron_diffusion_plugin.tools.roofline.report import Setting
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from nemotron_diffusion_plugin.training import tasks
-from nemotron_diffusion_plugin.training.conversations import ChatEncoder
+from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from tests.common.cases import Case, prompt
 from tests.common.checkpoints import TRAINED
 from tests.common.metrics import Metrics

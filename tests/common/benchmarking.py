@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from nemotron_diffusion_plugin.cli import app
+from nemotron_diffusion_plugin.tools.cli import app
 from tests.common.checkpoints import TRAINED
 
 METHODS = (

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from nemotron_diffusion_plugin.decoding.reference import masks
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.decoding.reference.result import Generation
 from nemotron_diffusion_plugin.options import DecodingOptions
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.reference import masks
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.reference.result import Generation
+from nemotron_diffusion_plugin.settings import ServerSettings
 
 BLOCK = 32
 MODES = ("ar", "diffusion", "self_speculation")

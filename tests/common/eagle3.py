@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.decoding.reference.model import ReferenceModel
-from nemotron_diffusion_plugin.training import tasks
-from nemotron_diffusion_plugin.training.conversations import ChatEncoder
-from nemotron_diffusion_plugin.training.eagle3.checkpoint import load_head
-from nemotron_diffusion_plugin.training.eagle3.evaluation import (
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.reference.model import ReferenceModel
+from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
+from nemotron_diffusion_plugin.tools.training.eagle3.checkpoint import load_head
+from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import (
     Answer,
     DraftScore,
     accepted_drafts,

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from nemotron_diffusion_plugin.cli.demo import QUESTION, ask_in_every_mode, show
+from nemotron_diffusion_plugin.tools.cli.demo import QUESTION, ask_in_every_mode, show
 from tests.engines.recipe import ENGINES
 from tests.engines.server import EngineServer, ServerError, check_model, has_gpu
 

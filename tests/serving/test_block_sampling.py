@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
+from nemotron_diffusion_plugin.rules import noise
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 
 VOCAB = 16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.decoding.constrain import constrain, likeliest_allowed
+from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
 from nemotron_diffusion_plugin.serving import picking
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED
 from tests.common.automaton import Automaton

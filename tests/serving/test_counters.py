@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nemotron_diffusion_plugin.cli.server_counters import ModeCounters, parse_counters
 from nemotron_diffusion_plugin.serving import counters
+from nemotron_diffusion_plugin.tools.client.counters import ModeCounters, parse_counters
 
 
 def test_the_command_line_reads_what_servers_write() -> None:

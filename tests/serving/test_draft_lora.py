@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
+from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
 
 TOKENS, INPUTS, HIDDEN, RANK = 5, 12, 7, 3

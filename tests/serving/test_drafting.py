@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
-from nemotron_diffusion_plugin.decoding.block import BlockState
-from nemotron_diffusion_plugin.decoding.commit import CommitRules, choose
-from nemotron_diffusion_plugin.decoding.pick import pick
+from nemotron_diffusion_plugin.rules import noise
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
+from nemotron_diffusion_plugin.rules.pick import pick
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.request_table import BlockPhase
-from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH
+from nemotron_diffusion_plugin.serving.slots import BlockPhase
+from nemotron_diffusion_plugin.settings import KERNELS, TORCH
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
 
 NOBODY = np.empty(0, dtype=np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.checkpoint.reader import read_config
+from nemotron_diffusion_plugin.model.reader import read_config
 from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron_diffusion_plugin.decoding.block import BlockState
-from nemotron_diffusion_plugin.decoding.commit import CommitRules
 from nemotron_diffusion_plugin.options import CommitRule, OptionError
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import TorchOperators, check_kernels, make_operators
-from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS, NO_TOKEN
+from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS, NO_TOKEN
 from nemotron_diffusion_plugin.serving.triton_operators import TritonOperators
 
 CPU = torch.device("cpu")

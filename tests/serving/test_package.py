@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin import config, serving
+from nemotron_diffusion_plugin import serving
+from nemotron_diffusion_plugin.model import config
 
 ENGINES = ("vllm", "sglang", "nemotron_diffusion_plugin.vllm", "nemotron_diffusion_plugin.sglang")
 [FOLDER] = serving.__path__

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.decoding import noise
+from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.rules import noise
 from nemotron_diffusion_plugin.serving import picking
-from nemotron_diffusion_plugin.serving.block_forward import BlockRows, lay_out_rows
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.request_table import RequestTable
-from nemotron_diffusion_plugin.serving.settings import KERNELS, TORCH
+from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.settings import KERNELS, TORCH
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
 
 PROMPT = 10

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.names import expected_shapes
-from nemotron_diffusion_plugin.checkpoint.reader import read_config
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.names import expected_shapes
+from nemotron_diffusion_plugin.model.reader import read_config
 from nemotron_diffusion_plugin.serving.weights import checked, damaged
 
 

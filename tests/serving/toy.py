@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.block_forward import BlockRows, lay_out_rows
-from nemotron_diffusion_plugin.serving.request_table import RequestTable
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.settings import ServerSettings
 
 VOCAB = 40
 MASK = 17

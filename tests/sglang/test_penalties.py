@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.decoding.reference import masks
+from nemotron_diffusion_plugin.reference import masks
 from tests.common.cases import Case, Reference, mixed_cases, prompt
 from tests.sglang.servers import Running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemotron_diffusion_plugin.training.eagle3.evaluation import Answer
+from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import Answer
 from tests.common.eagle3 import DEPTH, answers, cases
 from tests.vllm.client import Metrics
 from tests.vllm.servers import Running

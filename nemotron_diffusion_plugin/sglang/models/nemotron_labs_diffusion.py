@@ -13,10 +13,10 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.llama import LlamaAttention, LlamaForCausalLM
 from sglang.srt.runtime_context import get_server_args
 
-from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.lora import DrafterLora
-from nemotron_diffusion_plugin.checkpoint.names import check_names
-from nemotron_diffusion_plugin.rope import query_scale
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.lora import DrafterLora
+from nemotron_diffusion_plugin.model.names import check_names
+from nemotron_diffusion_plugin.model.rope import query_scale
 from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.weights import checked, damaged

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron_diffusion_kernels.accept import accept
-from nemotron_diffusion_plugin.decoding.accept import accept_longest_prefix
+from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
 
 
 def assert_matches(*tensors):

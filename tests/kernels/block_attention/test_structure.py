@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron_diffusion_kernels.block_attention import Form, Structure, Tiling, block_attention
-from nemotron_diffusion_plugin.decoding.reference import masks
+from nemotron_diffusion_plugin.reference import masks
 from tests.kernels.block_attention.paged import assert_matches, attend, make_batch
 
 TILING = Tiling(rows=32, keys=16, split_length=32, warps=4, stages=2)

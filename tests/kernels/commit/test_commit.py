@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron_diffusion_kernels.commit import Rule, Rules, commit
-from nemotron_diffusion_plugin.decoding.block import BlockState
-from nemotron_diffusion_plugin.decoding.commit import CommitRules, choose
-from nemotron_diffusion_plugin.decoding.stop import ends_block
 from nemotron_diffusion_plugin.options import CommitRule, DecodingOptions
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
+from nemotron_diffusion_plugin.rules.stop import ends_block
 
 MASK = 100
 STOP = 7

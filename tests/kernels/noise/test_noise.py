@@ -6,7 +6,7 @@ import triton.language as tl
 from nemotron_diffusion_kernels.noise import ACCEPTANCE, RowNoise, check_row_noise
 from nemotron_diffusion_kernels.noise.reference import uniform_reference
 from nemotron_diffusion_kernels.noise.triton import noise_key, uniform
-from nemotron_diffusion_plugin.decoding import noise as plugin_noise
+from nemotron_diffusion_plugin.rules import noise as plugin_noise
 
 EXTREMES = [0, 1, -1, 2**31, 2**62, 2**63 - 1, -(2**63)]
 

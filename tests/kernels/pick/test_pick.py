@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from nemotron_diffusion_kernels.pick import pick
 from nemotron_diffusion_kernels.pick import triton as kernels
 from nemotron_diffusion_kernels.pick.reference import pick_reference
-from nemotron_diffusion_plugin.decoding.pick import pick as plugin_pick
+from nemotron_diffusion_plugin.rules.pick import pick as plugin_pick
 
 # NumPy, behind the interpreter, warns where a row is infinite; the GPU does not
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")

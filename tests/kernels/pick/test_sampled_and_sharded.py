@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nemotron_diffusion_kernels.noise import RowNoise
 from nemotron_diffusion_kernels.pick import Sampling, merge_shards, pick, pick_shard
 from nemotron_diffusion_kernels.pick import triton as kernels
-from nemotron_diffusion_plugin.decoding.noise import uniform
-from nemotron_diffusion_plugin.decoding.pick import pick as plugin_pick
+from nemotron_diffusion_plugin.rules.noise import uniform
+from nemotron_diffusion_plugin.rules.pick import pick as plugin_pick
 from tests.kernels.chi_square import chi_square
 
 # NumPy, behind the interpreter, warns where a row is infinite; the GPU does not

@@ -190,7 +190,7 @@ class TestOnVllm:
         from vllm.v1.core.sched.output import SchedulerOutput
 
         from nemotron_diffusion_patches.vllm.draft_plan import PLAN_ATTRIBUTE
-        from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan
+        from nemotron_diffusion_plugin.vllm.messages import DraftPlan
 
         output = SchedulerOutput.make_empty()
         setattr(output, PLAN_ATTRIBUTE, DraftPlan({"a": 8}, {"a": threading.Lock()}))  # type: ignore[dict-item]

@@ -13,11 +13,11 @@ import torch
 pytest.importorskip("sglang")
 
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.request_table import RequestTable
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.acceptance import Acceptance, Outcome, made_up_acceptance
-from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
-from nemotron_diffusion_plugin.sglang.step import DecodeStep
+from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker.acceptance import Acceptance, Outcome, made_up_acceptance
+from nemotron_diffusion_plugin.sglang.worker.penalties import OutputCounts
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
 from tests.sglang.parts.sampled import batch_of, params
 from tests.sglang.parts.verify_rows import causal_rows, emitted
 

@@ -8,14 +8,14 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.decoding.accept import accept_longest_prefix
+from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.request_table import AR, SELF_SPECULATION, RequestTable
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang import acceptance as module
-from nemotron_diffusion_plugin.sglang.acceptance import Acceptance
-from nemotron_diffusion_plugin.sglang.penalties import OutputCounts
-from nemotron_diffusion_plugin.sglang.step import DecodeStep
+from nemotron_diffusion_plugin.serving.slots import AR, SELF_SPECULATION, RequestTable
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker import acceptance as module
+from nemotron_diffusion_plugin.sglang.worker.acceptance import Acceptance
+from nemotron_diffusion_plugin.sglang.worker.penalties import OutputCounts
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
 from tests.sglang.parts.sampled import batch_of, distribution, params
 from tests.sglang.parts.verify_rows import causal_rows, emitted
 

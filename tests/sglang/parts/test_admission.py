@@ -16,9 +16,9 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from nemotron_diffusion_plugin.options import DecodingMode, OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
-from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang import admission
+from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.front import admission
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import VARIABLE
 from tests.common.bad_options import OPTIONS

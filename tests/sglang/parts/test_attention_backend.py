@@ -23,10 +23,11 @@ from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
-from nemotron_diffusion_plugin.sglang import attention_backend, block_attention_backend
-from nemotron_diffusion_plugin.sglang.block_attention_backend import BlockAttentionBackend
-from nemotron_diffusion_plugin.sglang.block_forward import BACKENDS, RAGGED_BACKENDS, _ragged_layout
-from nemotron_diffusion_plugin.sglang.graph_choice import check_backends
+from nemotron_diffusion_plugin.sglang.attention import backend as block_attention_backend
+from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
+from nemotron_diffusion_plugin.sglang.attention.backend import BlockAttentionBackend
+from nemotron_diffusion_plugin.sglang.graphs.choice import check_backends
+from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, RAGGED_BACKENDS, _ragged_layout
 from tests.common.cases import MODES, Case, Reference, prompt
 from tests.common.checkpoints import checkpoint_folder
 from tests.engines.sglang.launch import CHECKOUT, Server

@@ -9,9 +9,9 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang import auto
-from nemotron_diffusion_plugin.sglang.auto import WorkerBlocks
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker import auto
+from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
 
 SHAPE = SimpleNamespace(
     hidden_size=64,

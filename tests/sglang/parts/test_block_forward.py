@@ -14,10 +14,10 @@ pytest.importorskip("sglang")
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode, ForwardMode
 
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
-from nemotron_diffusion_plugin.serving.request_table import RequestTable
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.block_forward import RAGGED_BACKENDS, BlockForward, PreparedBlocks
-from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
+from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker.forward import RAGGED_BACKENDS, BlockForward, PreparedBlocks
+from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
 pytestmark = pytest.mark.engine
 

@@ -15,10 +15,10 @@ import prometheus_client
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import counters as names
-from nemotron_diffusion_plugin.serving.request_table import MODE_CODES
-from nemotron_diffusion_plugin.sglang import counters as module
-from nemotron_diffusion_plugin.sglang.counters import Counters, _Metrics
-from nemotron_diffusion_plugin.sglang.step import StepReport
+from nemotron_diffusion_plugin.serving.slots import MODE_CODES
+from nemotron_diffusion_plugin.sglang.worker import counters as module
+from nemotron_diffusion_plugin.sglang.worker.counters import Counters, _Metrics
+from nemotron_diffusion_plugin.sglang.worker.step import StepReport
 
 AR, DIFFUSION, SPECULATION = DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION
 AUTO = DecodingMode.AUTO

@@ -15,7 +15,11 @@ import sglang.srt.runtime_context as context
 
 from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.sglang.defaults import choose_algorithm, refuse_small_pool, refuse_unsupported
+from nemotron_diffusion_plugin.sglang.front.defaults import (
+    choose_algorithm,
+    refuse_small_pool,
+    refuse_unsupported,
+)
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import VARIABLE
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.sglang.graph_choice import (
+from nemotron_diffusion_plugin.sglang.graphs.choice import (
     GRAPH_BACKENDS,
     GraphKind,
     block_batch_sizes,

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.checkpoint.random_model import write_random_checkpoint
-from nemotron_diffusion_plugin.decoding.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.options import DecodingOptions
-from nemotron_diffusion_plugin.sglang.graph_choice import GraphKind
+from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.sglang.graphs.choice import GraphKind
 from tests.engines.sglang.launch import Server
 
 pytestmark = pytest.mark.engine
@@ -39,7 +39,7 @@ OWN = {"__init__", "kind_of", "_kind_to_replay", "_use_metadata"}
 def runners() -> tuple[type, type, type]:
     from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 
-    from nemotron_diffusion_plugin.sglang.graphs import BlockGraphRunner, DecodeStepGraphRunner
+    from nemotron_diffusion_plugin.sglang.graphs.runner import BlockGraphRunner, DecodeStepGraphRunner
 
     return DecodeCudaGraphRunner, BlockGraphRunner, DecodeStepGraphRunner
 
@@ -111,7 +111,7 @@ def forward(
 ) -> Any:
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
-    from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
+    from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
     tokens = torch.zeros(size if bidirectional is None else size * width, dtype=torch.int64)
     info = None if bidirectional is None else BlockPass(tokens, width, bidirectional, lora_rows=rows)
@@ -210,7 +210,7 @@ def test_decode_steps_are_captured_as_such(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_backend_gets_its_own_method_back() -> None:
-    from nemotron_diffusion_plugin.sglang.graphs import _indices_by_request
+    from nemotron_diffusion_plugin.sglang.graphs.runner import _indices_by_request
 
     class Backend:
         max_context_len = 100

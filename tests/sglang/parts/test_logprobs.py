@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.sglang.logprobs import put_commit_scores
+from nemotron_diffusion_plugin.sglang.worker.logprobs import put_commit_scores
 from tests.serving.toy import BLOCK, DIFFUSION, VOCAB, make_table, take
 
 pytestmark = pytest.mark.engine

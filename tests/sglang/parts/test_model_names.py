@@ -13,10 +13,10 @@ pytest.importorskip("sglang")
 
 from sglang.srt.models.llama import LlamaForCausalLM
 
-from nemotron_diffusion_plugin.checkpoint.errors import CheckpointError
-from nemotron_diffusion_plugin.checkpoint.names import expected_shapes
-from nemotron_diffusion_plugin.checkpoint.random_model import write_random_checkpoint
-from nemotron_diffusion_plugin.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.names import expected_shapes
+from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.sglang.models import nemotron_labs_diffusion as module
 from nemotron_diffusion_plugin.sglang.models.nemotron_labs_diffusion import NemotronLabsDiffusionModel
 

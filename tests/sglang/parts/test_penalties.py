@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.sglang.penalties import NEUTRAL, OutputCounts, has_penalties
+from nemotron_diffusion_plugin.sglang.worker.penalties import NEUTRAL, OutputCounts, has_penalties
 
 VOCAB = 9
 SLOTS = 4

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.sglang.probabilities import probabilities
+from nemotron_diffusion_plugin.sglang.worker.probabilities import probabilities
 from tests.sglang.parts.sampled import ALL, batch_of, distribution, params
 
 pytestmark = pytest.mark.engine

@@ -18,11 +18,11 @@ from sglang.srt.models.registry import ModelRegistry
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.speculative import spec_registry
 
-from nemotron_diffusion_plugin import config
+from nemotron_diffusion_plugin.model import config
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang import diagnose, register, registration
-from nemotron_diffusion_plugin.sglang.flags import add_flags
+from nemotron_diffusion_plugin.sglang.front.flags import add_flags
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import FLAG
 
@@ -94,7 +94,7 @@ def test_the_flag_is_a_flag_of_the_server() -> None:
 
 def test_the_algorithm_is_ours() -> None:
     from nemotron_diffusion_plugin.sglang.algorithm import BlockAlgorithm
-    from nemotron_diffusion_plugin.sglang.worker import BlockWorker
+    from nemotron_diffusion_plugin.sglang.worker.block_worker import BlockWorker
 
     register()
     algorithm: Any = spec_registry.get_spec(ALGORITHM)

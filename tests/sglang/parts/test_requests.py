@@ -15,9 +15,9 @@ pytest.importorskip("sglang")
 from sglang.srt.sampling import sampling_params
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.acceptance import Outcome
-from nemotron_diffusion_plugin.sglang.requests import (
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker.acceptance import Outcome
+from nemotron_diffusion_plugin.sglang.worker.slots import (
     ForcedSeed,
     Requests,
     forced_seed,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nemotron_diffusion_plugin.options import OptionError
-from nemotron_diffusion_plugin.serving.settings import SETTING_NAMES, ServerSettings
-from nemotron_diffusion_plugin.sglang.flags import add_flags
+from nemotron_diffusion_plugin.settings import SETTING_NAMES, ServerSettings
+from nemotron_diffusion_plugin.sglang.front.flags import add_flags
 from nemotron_diffusion_plugin.sglang.settings import FLAG, VARIABLE, parse_options, settings_of
 
 MODEL: Any = SimpleNamespace(block_size=16)

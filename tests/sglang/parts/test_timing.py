@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip("sglang")
 
-from nemotron_diffusion_plugin.serving.measured_costs import measure, row_counts
+from nemotron_diffusion_plugin.auto.measured import measure, row_counts
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.request_table import RequestTable
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.timing import ForwardTimer
+from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker.timing import ForwardTimer
 
 pytestmark = pytest.mark.engine
 

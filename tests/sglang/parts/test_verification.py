@@ -14,12 +14,12 @@ pytest.importorskip("sglang")
 from sglang.srt.constrained.base_grammar_backend import BaseGrammarObject
 
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang import verification
-from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
-from nemotron_diffusion_plugin.sglang.requests import Requests
-from nemotron_diffusion_plugin.sglang.step import DecodeStep
-from nemotron_diffusion_plugin.sglang.verification import Verified, Verifier
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.worker import verification
+from nemotron_diffusion_plugin.sglang.worker.forward import PreparedBlocks
+from nemotron_diffusion_plugin.sglang.worker.slots import Requests
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
+from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
 from tests.sglang.parts.sampled import batch_of, params
 from tests.sglang.parts.verify_rows import causal_rows
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.block_forward import lay_out_rows
-from nemotron_diffusion_plugin.sglang.acceptance import Outcome
-from nemotron_diffusion_plugin.sglang.block_forward import PreparedBlocks
+from nemotron_diffusion_plugin.core import lay_out_rows
+from nemotron_diffusion_plugin.sglang.worker.acceptance import Outcome
+from nemotron_diffusion_plugin.sglang.worker.forward import PreparedBlocks
 
 
 def causal_rows(index: torch.Tensor, starts: torch.Tensor, widths: np.ndarray) -> PreparedBlocks:

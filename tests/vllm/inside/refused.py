@@ -14,7 +14,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.counters import KINDS
 from nemotron_diffusion_plugin.vllm.board import DECISIONS, BoardReader
-from nemotron_diffusion_plugin.vllm.draft_plan import DraftPlan
+from nemotron_diffusion_plugin.vllm.messages import DraftPlan
 from tests.common.auto import ON_A_GPU
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
+from nemotron_diffusion_plugin.auto.measured import as_setting
 from nemotron_diffusion_plugin.serving.counters import ATTENTION
-from nemotron_diffusion_plugin.serving.measured_costs import as_setting
-from nemotron_diffusion_plugin.serving.request_table import BlockPhase
-from nemotron_diffusion_plugin.vllm import speculator as speculator_module
+from nemotron_diffusion_plugin.serving.slots import BlockPhase
 from nemotron_diffusion_plugin.vllm.board import BoardReader
+from nemotron_diffusion_plugin.vllm.worker import speculator as speculator_module
 
 SLOTS = 8
 SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 1}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from nemotron_diffusion_plugin.vllm.block_attention_backend import BlockAttentionImpl
-from nemotron_diffusion_plugin.vllm.block_attention_metadata import BlockMetadata, BlockMetadataBuilder
+from nemotron_diffusion_plugin.vllm.attention.backend import BlockAttentionImpl
+from nemotron_diffusion_plugin.vllm.attention.metadata import BlockMetadata, BlockMetadataBuilder
 
 HEADS, KV_HEADS, SIZE, PAGE, BLOCK = 4, 2, 32, 16, 8
 LONGEST = 160

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("vllm")
 
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.vllm.acceptance import _accept_by_seed, _by_row
+from nemotron_diffusion_plugin.vllm.worker.acceptance import _accept_by_seed, _by_row
 
 # Three requests with 3, 0 and 2 drafts: rows 0…3, 4 and 5…7. What is drawn in a row is checked by the draft behind it.
 BEGINS = torch.tensor([0, 4, 5, 8], dtype=torch.int32)

@@ -12,9 +12,9 @@ pytest.importorskip("vllm")
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from nemotron_diffusion_plugin.options import OptionError
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm import admission
-from nemotron_diffusion_plugin.vllm.admission import Admission
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.front import admission
+from nemotron_diffusion_plugin.vllm.front.admission import Admission
 
 DIFFUSION = {"decoding_mode": "diffusion"}
 

@@ -16,9 +16,10 @@ from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-from nemotron_diffusion_plugin.vllm import attention_backend, block_attention_metadata
-from nemotron_diffusion_plugin.vllm.block_attention_backend import BlockAttentionBackend, BlockAttentionImpl
-from nemotron_diffusion_plugin.vllm.block_attention_metadata import BlockMetadataBuilder
+from nemotron_diffusion_plugin.vllm.attention import metadata as block_attention_metadata
+from nemotron_diffusion_plugin.vllm.attention import registration as attention_backend
+from nemotron_diffusion_plugin.vllm.attention.backend import BlockAttentionBackend, BlockAttentionImpl
+from nemotron_diffusion_plugin.vllm.attention.metadata import BlockMetadataBuilder
 from tests.vllm.parts.paged_batch import BLOCK, HEADS, LONGEST, SIZE, SPEC, Batch, builder, config
 
 pytestmark = pytest.mark.engine

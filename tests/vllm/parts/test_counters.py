@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemotron_diffusion_plugin.options import DecodingMode
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm import board as board_module
 from nemotron_diffusion_plugin.vllm.board import (
     PER_ENGINE,
@@ -21,7 +21,7 @@ from nemotron_diffusion_plugin.vllm.board import (
     board_path,
     decision,
 )
-from nemotron_diffusion_plugin.vllm.metrics import ModeCollector
+from nemotron_diffusion_plugin.vllm.front.metrics import ModeCollector
 
 
 @pytest.fixture

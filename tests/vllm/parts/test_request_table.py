@@ -13,10 +13,10 @@ pytest.importorskip("vllm")
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logit_bias import MAX_NUM_STOP_TOKEN_IDS
 
-from nemotron_diffusion_plugin.serving.request_table import MAX_STOP_IDS
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm.acceptance import planned_successors
-from nemotron_diffusion_plugin.vllm.request_table import VllmRequestTable, stop_token_ids
+from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.worker.acceptance import planned_successors
+from nemotron_diffusion_plugin.vllm.worker.slots import VllmRequestTable, stop_token_ids
 
 MASK = 100
 DIFFUSION = {"decoding_mode": "diffusion"}

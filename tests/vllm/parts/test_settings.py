@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
+from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
 
 

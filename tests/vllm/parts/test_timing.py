@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from nemotron_diffusion_plugin.serving.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm.timing import ForwardTimer
-from tests.serving.test_auto import CONFIG
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.worker.timing import ForwardTimer
+from tests.auto.test_requests import CONFIG
 
 
 class Runner:

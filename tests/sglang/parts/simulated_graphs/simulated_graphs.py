@@ -71,7 +71,7 @@ def _capture(result: Any, model_runner: Any, *_: Any, **__: Any) -> Any:
     from sglang.srt.runtime_context import get_exec
     from sglang_on_cpu.backend import ReferenceBackend
 
-    from nemotron_diffusion_plugin.sglang import graph_choice
+    from nemotron_diffusion_plugin.sglang.graphs import choice as graph_choice
 
     graph_choice.GRAPH_BACKENDS = (*graph_choice.GRAPH_BACKENDS, "cpu_ref")  # type: ignore[assignment]
     ForwardMode.is_cpu_graph = ForwardMode.is_cuda_graph

@@ -1,9 +1,0 @@
-"""AR decoding (model description, 3.1)."""
-
-from .request import Request
-
-
-def decode(request: Request) -> None:
-    """One causal forward for each token."""
-    while not request.finished:
-        request.causal_step()

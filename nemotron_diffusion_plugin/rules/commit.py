@@ -1,0 +1,107 @@
+"""Which masked positions a denoise step commits (model description, 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nemotron_diffusion_plugin.options import CommitRule, DecodingOptions
+
+BOUND_MINIMUM = 0.45
+BOUND_FACTOR = 2.0
+
+_KINDS = tuple(CommitRule)
+_NO_BOUND = 0
+
+
+@dataclass
+class CommitRules:
+    """The commit rule of each row.
+
+    Attributes:
+        kind: int64 `[R]`, the index of the `CommitRule` in its declaration.
+        threshold: float32 `[R]`.
+        steps: int64 `[R]`, the most denoise steps, 0 for no bound.
+        tokens_per_step: int64 `[R]`, for the rule `fixed`.
+    """
+
+    kind: torch.Tensor
+    threshold: torch.Tensor
+    steps: torch.Tensor
+    tokens_per_step: torch.Tensor
+
+    @classmethod
+    def of(cls, options: Sequence[DecodingOptions], device: torch.device | str = "cpu") -> "CommitRules":
+        """Return the rules that a batch of requests asked for."""
+        return cls(
+            torch.tensor(
+                [_KINDS.index(row.commit_rule) for row in options], dtype=torch.int64, device=device
+            ),
+            torch.tensor([row.threshold for row in options], dtype=torch.float32, device=device),
+            torch.tensor([_step_bound(row) for row in options], dtype=torch.int64, device=device),
+            torch.tensor(
+                [min(row.tokens_per_step, row.block_size) for row in options],
+                dtype=torch.int64,
+                device=device,
+            ),
+        )
+
+
+def choose(
+    confidence: torch.Tensor,
+    masked: torch.Tensor,
+    step: torch.Tensor,
+    num_masks: torch.Tensor,
+    rules: CommitRules,
+) -> torch.Tensor:
+    """Return the positions to commit, bool `[R, B]`, always among the masked ones.
+
+    A row with masks commits its most confident masked position (ties: the lowest position) and whatever its
+    rule adds. With a step bound it commits at least the scheduled number, so that a block never takes more
+    steps.
+
+    Args:
+        confidence: float32 `[R, B]`, softmax probability of the token picked at each position.
+        masked: bool `[R, B]`.
+        step: int64 `[R]`, denoise steps done before.
+        num_masks: int64 `[R]`, masks of the block at its start.
+        rules: one rule per row.
+    """
+    ranked = torch.where(masked, confidence, -1.0)
+    sorted_confidence, order = ranked.sort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+
+    def rows(values: torch.Tensor) -> torch.Tensor:
+        return values[:, None]
+
+    place = torch.arange(confidence.shape[1], device=confidence.device)[None]
+    threshold = rows(rules.threshold)
+    certain = sorted_confidence >= threshold
+    bounded = (sorted_confidence >= BOUND_MINIMUM) & (sorted_confidence >= 1.0 - BOUND_FACTOR / (place + 2))
+    scheduled = place < rows(scheduled_count(step, num_masks, rules))
+    by_rule = {
+        CommitRule.THRESHOLD: certain,
+        CommitRule.SCHEDULE: scheduled,
+        CommitRule.THRESHOLD_BOUND: certain | bounded,
+        CommitRule.CUMULATIVE_ERROR: sorted_confidence.cumprod(dim=1) >= threshold,
+        CommitRule.FIXED: place < rows(rules.tokens_per_step),
+    }
+    taken = (place == 0) | (scheduled & (rows(rules.steps) != _NO_BOUND))
+    for kind, selected in by_rule.items():
+        taken = taken | (selected & (rows(rules.kind) == _KINDS.index(kind)))
+    return taken.gather(1, rank) & masked
+
+
+def _step_bound(options: DecodingOptions) -> int:
+    steps = options.denoising_steps
+    return _NO_BOUND if steps is None else min(steps, options.block_size)
+
+
+def scheduled_count(step: torch.Tensor, num_masks: torch.Tensor, rules: CommitRules) -> torch.Tensor:
+    """Return how many positions the even schedule commits in this step, int64 `[R]`.
+
+    `num_masks` is split evenly over the steps, the remainder first; without a bound there is one step per
+    mask.
+    """
+    steps = torch.where(rules.steps == _NO_BOUND, num_masks, rules.steps).clamp(min=1)
+    return num_masks // steps + (step < num_masks % steps)

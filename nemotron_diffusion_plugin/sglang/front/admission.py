@@ -1,0 +1,192 @@
+"""The admission check: an option or a combination that cannot be honoured is answered with HTTP 400."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS
+from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.settings import settings_of
+from nemotron_diffusion_plugin.sglang.worker.slots import is_greedy, own_options, stop_token_ids
+
+_GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+_THINKING_BUDGET = "thinking_budget"
+_REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
+
+_LARGEST: dict[str, float] = {
+    **dict.fromkeys(("top_k", "max_new_tokens", "min_new_tokens", "n"), 2**31 - 1),
+    "sampling_seed": 2**63 - 1,
+    **dict.fromkeys(
+        ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"), 3e38
+    ),
+}
+"""The numbers of a request and what their tensors hold: 32 bits, of a seed 64."""
+
+_OPTIONS = "_nemotron_diffusion_options"
+
+_settings: ServerSettings | None = None
+
+
+def configure(settings: ServerSettings) -> None:
+    """Tell this process's admission check what the server was started with."""
+    global _settings
+    _settings = settings
+
+
+def options_of(req: Any) -> DecodingOptions | None:
+    """The options of an admitted request; None where the worker is not ours."""
+    if _settings is None:
+        return None
+    options: DecodingOptions | None = getattr(req, _OPTIONS, None)
+    if options is None:
+        options = _settings.options(own_options(req.sampling_params.custom_params))
+        setattr(req, _OPTIONS, options)
+    return options
+
+
+def mode_of(req: Any) -> DecodingMode | None:
+    """The decoding mode of an admitted request; None where the worker is not ours."""
+    options = options_of(req)
+    return None if options is None else options.decoding_mode
+
+
+def problem(req: Any) -> str | None:
+    """Why the scheduler refuses a request, None when it does not.
+
+    Requests that come through SGLang's tokenizer manager were validated there; others have only this check.
+    """
+    if _settings is None:
+        return None
+    try:
+        validate_request(req, stop_token_ids(req), _settings)
+    except OptionError as error:
+        return str(error)
+    return None
+
+
+def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
+    """Raise `OptionError` (a ValueError, answered with 400) for a request that SGLang's front end has tokenized."""
+    from sglang.srt.runtime_context import get_spec
+
+    config = tokenizer_manager.model_config
+    params = getattr(request, "sampling_params", None)
+    if params is None or ARCHITECTURE not in (config.hf_config.architectures or ()):
+        return
+    settings = settings_of(config.hf_config)
+    if get_spec().speculative_algorithm != ALGORITHM:
+        _refuse_all_but_ar(params, settings)
+        return
+    # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
+    validate_request(request, list(params.stop_token_ids or ()), settings)
+    _refuse_empty_prompt(request)
+    _refuse_unknown_ids(request, config.vocab_size)
+
+
+def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> None:
+    """Raise `OptionError` naming field, value and what is allowed."""
+    params = req.sampling_params
+    options = settings.options(own_options(params.custom_params))
+    _refuse_oversized_numbers(params)
+    if len(stops) > MAX_STOP_IDS:
+        raise OptionError(
+            f"field 'stop_token_ids': got {len(stops)} entries, expected at most {MAX_STOP_IDS}"
+        )
+    for name in _REFUSED:
+        if getattr(req, name, None):
+            raise OptionError(
+                f"field '{name}': got a value, expected none: this model's server cannot honour it"
+            )
+    if params.n > 1 and params.sampling_seed is not None and not is_greedy(params):
+        raise OptionError(
+            f"field 'n': got {params.n} with a seed, expected 1: SGLang gives every choice the same seed, so all would "
+            "be equal; send requests with seeds of their own"
+        )
+    if options.decoding_mode is DecodingMode.DIFFUSION:
+        _refuse_meaningless_in_diffusion(params, options)
+    _refuse_unkept_budget(params)
+
+
+def _refuse_oversized_numbers(params: Any) -> None:
+    """Raise `OptionError` for numbers that do not fit SGLang's tensors, which ends its scheduler."""
+    for name, limit in _LARGEST.items():
+        value = getattr(params, name, None)
+        if value is not None and not -limit <= value <= limit:
+            raise OptionError(
+                f"field '{name}': got {reprlib.repr(value)}, expected a number from {-limit} to {limit}"
+            )
+
+
+def _refuse_unkept_budget(params: Any) -> None:
+    """Raise `OptionError` for a thinking budget that SGLang would not keep: it does so by a grammar of its own."""
+    from sglang.srt.runtime_context import get_serving
+
+    budget = (params.custom_params or {}).get(_THINKING_BUDGET)
+    if budget is not None and not get_serving().enable_strict_thinking:
+        raise OptionError(
+            f"field '{_THINKING_BUDGET}': got {reprlib.repr(budget)}, expected none: start the server with "
+            "--reasoning-parser and --enable-strict-thinking"
+        )
+
+
+def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
+    """Raise `OptionError` for a mode that does not exist where another speculative algorithm runs, or none."""
+    options = settings.options(own_options(params.custom_params))
+    refuse_counts(
+        options, "this server was started with another speculative algorithm, which this plugin cannot count"
+    )
+    if options != settings.defaults and options.decoding_mode is not DecodingMode.AR:
+        raise OptionError(
+            f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
+            "this server was started with another speculative algorithm"
+        )
+
+
+def _refuse_empty_prompt(request: Any) -> None:
+    """Raise `OptionError` for a prompt without tokens, which ends SGLang's scheduler."""
+    prompt = getattr(request, "input_ids", None)
+    if prompt is not None and not len(prompt):
+        raise OptionError("field 'prompt': got no tokens, expected at least one")
+
+
+def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
+    """Raise `OptionError` for what SGLang would look up past the vocabulary's end, which ends its scheduler."""
+    named = {name: getattr(request, name, None) for name in ("input_ids", "token_ids_logprob")}
+    for name, ids in {**named, "stop_token_ids": request.sampling_params.stop_token_ids}.items():
+        ends = (0, 0) if ids is None else (min(ids, default=0), max(ids, default=0))
+        outside = [one for one in ends if not 0 <= one < vocab_size]
+        if outside:
+            raise OptionError(
+                f"field '{name}': got the id {outside[0]}, expected ids in 0 to {vocab_size - 1}"
+            )
+    wanted = request.top_logprobs_num or 0
+    if wanted > vocab_size:
+        raise OptionError(
+            f"field 'top_logprobs_num': got {wanted}, expected at most {vocab_size}, the size of the vocabulary"
+        )
+
+
+def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
+    active: dict[str, tuple[object, object]] = {
+        "top_p": (params.top_p, 1.0),
+        "top_k": (-1 if is_greedy(params) else _as_given(params.top_k), -1),
+        "min_p": (params.min_p, 0.0),
+        "presence_penalty": (params.presence_penalty, 0.0),
+        "frequency_penalty": (params.frequency_penalty, 0.0),
+        "repetition_penalty": (params.repetition_penalty, 1.0),
+        "logit_bias": (params.logit_bias or None, None),
+        **{name: (getattr(params, name), None) for name in _GRAMMARS},
+        _THINKING_BUDGET: ((params.custom_params or {}).get(_THINKING_BUDGET), None),
+    }
+    refuse_in_diffusion(active, options, constraints=_GRAMMARS)
+
+
+def _as_given(top_k: int) -> int:
+    """SGLang replaces -1, no limit, by a number above any vocabulary."""
+    from sglang.srt.sampling.sampling_params import TOP_K_ALL
+
+    return -1 if top_k == TOP_K_ALL else top_k

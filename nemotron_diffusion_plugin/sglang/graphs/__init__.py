@@ -1,0 +1,1 @@
+"""Worker process: CUDA graphs of verify forwards, drafts and decode steps."""

@@ -1,0 +1,1 @@
+"""Worker process: drafting, the verify forward, acceptance and the counters."""

@@ -1,0 +1,294 @@
+"""The speculative worker whose drafter is the target itself: draft, verify, hand the tokens to SGLang's scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sglang.srt.managers.utils import GenerationBatchResult
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
+
+from nemotron_diffusion_patches.sglang import response_counts
+from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.operators import make_operators
+from nemotron_diffusion_plugin.serving.picking import BlockPicker
+from nemotron_diffusion_plugin.serving.slots import SELF_SPECULATION, BlockPhase
+from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
+from nemotron_diffusion_plugin.sglang.front import admission
+from nemotron_diffusion_plugin.sglang.front.defaults import refuse_small_pool
+from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.log import logger
+from nemotron_diffusion_plugin.sglang.settings import settings_of
+from nemotron_diffusion_plugin.sglang.worker import counters
+from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
+from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, BlockForward
+from nemotron_diffusion_plugin.sglang.worker.grammar import walks_of
+from nemotron_diffusion_plugin.sglang.worker.prefill import Prefill
+from nemotron_diffusion_plugin.sglang.worker.slots import Requests
+from nemotron_diffusion_plugin.sglang.worker.spec_inputs import SeedRelay
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, StepReport, slots_of
+from nemotron_diffusion_plugin.sglang.worker.timing import ForwardTimer
+from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
+
+
+class BlockWorker(BaseSpecWorker):
+    """Serves the three modes as draft policies of one engine step: draft, then verify.
+
+    AR requests get no drafts, self-speculation one bidirectional forward, diffusion as many as its commit rule needs.
+    Next to requests of another mode a denoise loop is cut into pieces of `denoise_forwards`: a request whose block
+    still holds masks emits nothing in that step, so that nobody waits for a whole block.
+    """
+
+    def __init__(
+        self, server_args: Any, gpu_id: int, nccl_port: int, target_worker: Any, **keywords: Any
+    ) -> None:
+        super().__init__()
+        self.server_args = server_args
+        self.gpu_id = gpu_id
+        self.nccl_port = nccl_port
+        self._target_worker = target_worker
+        self._draft_worker = None
+        self.model_runner = target_worker.model_runner
+        self.device = target_worker.device
+        config = self.model_runner.model_config
+        if ARCHITECTURE not in config.hf_config.architectures:
+            raise ValueError(
+                f"speculative_algorithm: got '{ALGORITHM}' for {config.hf_config.architectures}, which only "
+                f"{ARCHITECTURE} can run"
+            )
+        self.settings = settings_of(config.hf_config)
+        self.operators = make_operators(self.settings.kernels, torch.device(self.device))
+        logger.info("Nemotron-Labs-Diffusion: operators by %s", self.operators.name)
+        self.speculative_num_draft_tokens = self.settings.block_size
+        self.speculative_num_steps = 1
+        self.topk = 1
+        self.reads_flags = torch.device(self.device).type == "cpu"
+        self.others_pending = False
+        """Whether the step before had requests of other modes, whose tokens SGLang takes in behind this step."""
+        self.counters = counters.Counters.for_server(
+            server_args, self.settings.auto_blocks, lambda *verified: self.auto.observe(*verified)
+        )
+        response_counts.enable()
+        admission.configure(self.settings)
+
+    def init_attention_backends(self) -> None:
+        """The target's backend serves both views; the pools exist now, so the request table can be sized."""
+        config = self.model_runner.model_config
+        pool_tokens = self.model_runner.max_total_num_tokens
+        refuse_small_pool(pool_tokens, self.settings.block_size, self.model_runner.page_size)
+        slots = self.model_runner.req_to_token_pool.req_to_token.shape[0]
+        self.requests = Requests(
+            self.settings, slots, config.hf_config.mask_token_id, config.vocab_size, torch.device(self.device)
+        )
+        self.table = self.requests.table
+        self.last_position = config.context_len - 2
+        self.forward = BlockForward(self._target_worker, self.table, self._attention_backend())
+        self.auto = WorkerBlocks(self.settings, config.hf_config, self.server_args, self.forward)
+        picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__, self.operators)
+        self.drafter = Drafter(self.table, self.forward, picker, self.operators)
+        self.verifier = Verifier(self.forward, self.requests, self.operators)
+        self.prefill = Prefill(self._target_worker, self.requests, self.verifier, config.context_len)
+
+    def _attention_backend(self) -> str:
+        runner = self.model_runner
+        names = {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
+        if len(names) > 1 or not names <= BACKENDS:
+            raise ValueError(
+                f"attention_backend: got {', '.join(sorted(names))}, expected one of {', '.join(sorted(BACKENDS))} for "
+                "prefill and decode; use --attention-backend"
+            )
+        return str(names.pop())
+
+    def init_cuda_graphs(self) -> None:
+        """Graphs of the draft forward were captured beside the target's (`graphs.py`); now forwards can be timed."""
+        has_graphs = getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None
+        timer = ForwardTimer(self.forward, self.operators, has_adapter(self.model_runner.model))
+        self.auto.begin(timer, has_graphs)
+        self.forward.count = 0
+        self.model_runner.shared_read_done_event = None  # of the last timed forward
+
+    @property
+    def draft_worker(self) -> None:
+        """There is no second model."""
+        return None
+
+    @property
+    def spec_v2_attn_backends(self) -> tuple[Any, ...]:
+        """The attention backends that a step touches."""
+        return (self.model_runner.attn_backend,)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_target_worker":
+            raise AttributeError(name)
+        return getattr(self._target_worker, name)
+
+    def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
+        """SGLang takes in the oldest step that it has not taken in: count it."""
+        self.counters.step_done(num_correct_drafts_per_req)
+
+    def forward_batch_generation(
+        self,
+        batch: Any,
+        on_publish: Any = None,
+        pp_proxy_tensors: Any = None,
+    ) -> GenerationBatchResult:
+        """Run a prefill, or one step of draft and verify, and return what each request emits."""
+        if batch.forward_mode.is_extend():
+            self.counters.engine_forward("causal")
+            result = self.prefill.run(batch)
+            self.others_pending = True
+        elif batch.forward_mode == ForwardMode.DECODE:
+            result = self._decode(batch)
+        else:
+            raise RuntimeError(
+                f"forward mode: got {batch.forward_mode}, expected EXTEND or DECODE; data-parallel attention is not "
+                "supported"
+            )
+        if on_publish is not None:
+            on_publish(result.new_seq_lens)
+        return result
+
+    def _decode(self, batch: Any) -> GenerationBatchResult:
+        slots = slots_of(batch)
+        step = DecodeStep(
+            batch,
+            slots,
+            self.table.on_device(slots),
+            batch.seq_lens.to(torch.int64),
+            batch.spec_info.bonus_tokens.reshape(-1).to(torch.int64),
+        )
+        before = self.forward.count
+        self._place(step)
+        if self._is_plain(step):
+            result = self._plain_decode(step)
+            self.others_pending = True
+            self.counters.engine_forward("causal", self.forward.count - before)
+            return result
+        chain, drafted, denoised = self._draft(step)
+        self.counters.engine_forward("bidirectional", self.forward.count - before)
+        before = self.forward.count
+        rows = np.flatnonzero(
+            (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
+        )
+        verified = self.verifier.verify(step, rows, chain)
+        self.counters.engine_forward("causal", self.forward.count - before)
+        widths = np.zeros(step.size, dtype=np.int64)
+        widths[rows] = self.table.block_size[slots[rows]]
+        self.counters.step_begun(StepReport(step.reqs, self.table.modes(slots), drafted, denoised, widths))
+        finished = rows[self.table.is_diffusion(slots[rows])]
+        self.table.phase[slots[finished]] = BlockPhase.NONE
+        self._drop_scores(slots)
+        return _result(step, verified)
+
+    def _place(self, step: DecodeStep) -> None:
+        """Note where every request stands, and how long its block is: shorter near the context limit."""
+        table, slots = self.table, step.slots
+        starts = step.batch.seq_lens_cpu.numpy().astype(np.int64)
+        table.start[slots] = starts
+        table.start_gpu[step.index] = step.computed
+        most = np.clip(self.last_position + 1 - starts, 1, table.most[slots])
+        table.block_size[slots] = most
+        self.counters.chosen(self.auto.choose_for(step, self.requests, most))
+
+    def _is_plain(self, step: DecodeStep) -> bool:
+        """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
+        alone = (self.table.block_size[step.slots] == 1) & ~self.table.is_diffusion(step.slots)
+        exact = self.requests.engine_samples[step.slots]
+        return bool((alone & exact).all()) and not step.batch.has_grammar
+
+    def _plain_decode(self, step: DecodeStep) -> GenerationBatchResult:
+        """AR requests only: one decode forward and SGLang's sampler, nothing of ours in between."""
+        batch, ones = step.batch, np.ones(step.size, dtype=np.int64)
+        blocks = self.verifier.blocks(step, np.arange(step.size), ones)
+        forward_batch = self.forward.forward_batch(blocks, step.seeds)
+        forward_batch.sampling_info = batch.sampling_info
+        forward_batch.return_logprob = batch.return_logprob
+        forward_batch.top_logprobs_nums = batch.top_logprobs_nums
+        forward_batch.token_ids_logprobs = batch.token_ids_logprobs
+        self.forward.count += 1
+        result = self._target_worker.forward_batch_generation(batch=None, forward_batch=forward_batch)
+        tokens = result.next_token_ids.to(torch.int64)
+        output = result.logits_output
+        if batch.return_logprob:  # [R] becomes [R, 1], the layout of speculative results
+            output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
+        modes, none = self.table.modes(step.slots), np.zeros(step.size, dtype=np.int64)
+        self.counters.step_begun(StepReport(step.reqs, modes, none, none, ones))
+        self._drop_scores(step.slots)
+        verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
+        return _result(step, verified, result.can_run_cuda_graph)
+
+    def _drop_scores(self, slots: np.ndarray) -> None:
+        """Keep commit scores of unfinished blocks alone: the others have been handed over, or their request is gone."""
+        self.table.logprobs.keep_only(slots[self.table.phase[slots] == BlockPhase.DENOISING])
+
+    def _draft(self, step: DecodeStep) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Draft and denoise; grammars choose the drafts of their requests.
+
+        Returns the chains, int64 `[R, B]`, and for each request its draft forwards and the denoise forwards of a block
+        that is finished.
+        """
+        table, slots = self.table, step.slots
+        diffusion = table.is_diffusion(slots)
+        table.phase[slots[self._ended(step, diffusion)]] = BlockPhase.ENDED
+        going = table.phase[slots] != BlockPhase.ENDED
+        fresh = np.flatnonzero(going & diffusion & (table.phase[slots] == BlockPhase.NONE))
+        table.begin_blocks(
+            slots[fresh], table.start[slots[fresh]], step.seeds[table.on_device(fresh)], self.last_position
+        )
+        table.phase[slots[fresh[table.block_size[slots[fresh]] == 1]]] = BlockPhase.PLANNED
+        speculating = np.flatnonzero(
+            going & (table.mode[slots] == SELF_SPECULATION) & (table.block_size[slots] > 1)
+        )
+        picked = table.on_device(speculating)
+        table.lay_out(
+            step.index[picked], step.seeds[picked], table.on_device(table.block_size[slots[speculating]])
+        )
+        others = bool((going & ~diffusion).any())
+        bound = self.settings.denoise_forwards if others or self.others_pending else UNBOUNDED
+        self.others_pending = others
+        walks = walks_of(step.batch, speculating.tolist()) if step.batch.has_grammar else {}
+        result = self.drafter.run(
+            slots[speculating],
+            int(table.start[slots].max()) + self.settings.block_size,
+            bound,
+            only=slots,
+            grammars={int(slots[row]): walk for row, walk in walks.items()},
+        )
+        for walk in walks.values():
+            walk.rewind()
+        chain = torch.zeros(step.size, self.settings.block_size, dtype=torch.int64, device=step.seeds.device)
+        planned = table.on_device(np.flatnonzero(diffusion))
+        chain[planned] = table.blocks.tokens[step.index[planned]]
+        if result.drafts is not None:
+            chain[picked] = result.drafts
+        chain[:, 0] = step.seeds
+        drafted = np.zeros(step.size, dtype=np.int64)
+        drafted[speculating] = 1
+        done = diffusion & (table.phase[slots] == BlockPhase.PLANNED)
+        return chain, drafted, np.where(done, table.steps[slots], 0)
+
+    def _ended(self, step: DecodeStep, diffusion: np.ndarray) -> np.ndarray:
+        """Which rows have ended, as far as the host may know without waiting where it needs not wait.
+
+        Under the overlap schedule an ended request comes once more. One that speculates is drafted for in vain then.
+        """
+        unknown = np.zeros(step.size, dtype=bool)
+        if not (self.reads_flags or diffusion.any()):
+            return unknown
+        return self.requests.ended[step.index].cpu().numpy()
+
+
+def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> GenerationBatchResult:
+    new_lengths = step.batch.seq_lens + verified.lengths.to(step.batch.seq_lens.dtype)
+    return GenerationBatchResult(
+        logits_output=verified.output,
+        next_token_ids=verified.tokens.reshape(-1),
+        accept_lens=verified.lengths.to(torch.int32),
+        new_seq_lens=new_lengths,
+        next_draft_input=SeedRelay(verified.seeds, new_lengths),
+        speculative_num_draft_tokens=verified.tokens.shape[1],
+        can_run_cuda_graph=used_graph,
+    )

@@ -1,0 +1,139 @@
+"""`nemotron-diffusion demo`: ask a running server one question in all three modes."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nemotron_diffusion_plugin.options import FIXED_MODES, DecodingMode
+from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line
+from nemotron_diffusion_plugin.tools.client.counters import (
+    ModeCounters,
+    has_metrics,
+    read_counters,
+    read_settled_counters,
+)
+from nemotron_diffusion_plugin.tools.client.served_model import ServedModel, find_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+QUESTION = "Add 276 and 548 step by step."
+WARM_UP_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said in one mode, how long it took in seconds, and what it counted meanwhile."""
+
+    mode: DecodingMode
+    text: str
+    tokens: int
+    seconds: float
+    counters: ModeCounters
+
+
+def demo(
+    url: Annotated[str, typer.Option(help="Address of the server, without /v1.")] = "http://127.0.0.1:8000",
+    question: Annotated[str, typer.Option(help="What to ask.")] = QUESTION,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 200,
+) -> None:
+    """Ask a running server one question in all three modes and compare what each one took."""
+    from rich.console import Console
+
+    with bad_input_is_one_line():
+        show(Console(), question, ask_in_every_mode(url, question, max_tokens))
+
+
+def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
+    """Ask through the OpenAI API, greedily, one mode after the other, each warmed up by a short request.
+
+    Counts are exact while nobody else asks in the same mode.
+
+    Raises:
+        ValueError: the client is not installed, or the server serves another model or shows no counters.
+        OSError: the server does not answer.
+    """
+    url = url.rstrip("/")
+    served = _served(url)
+    answers = []
+    for mode in FIXED_MODES:
+        _ask(served, question, min(max_tokens, WARM_UP_TOKENS), mode)
+        before = read_settled_counters(url, mode.value)
+        start = time.perf_counter()
+        text, tokens = _ask(served, question, max_tokens, mode)
+        seconds = time.perf_counter() - start
+        counted = read_settled_counters(url, mode.value).since(before)
+        answers.append(Answer(mode, text, tokens, seconds, counted))
+    return answers
+
+
+def show(console: "Console", question: str, answers: list[Answer]) -> None:
+    """Print the answers side by side with what each mode took."""
+    from rich.table import Table
+
+    table = Table(title=f"[b]{_plain(question)}[/]", title_justify="left", show_lines=True)
+    table.add_column("")
+    for answer in answers:
+        table.add_column(answer.mode.value, overflow="fold")
+    table.add_row("answer", *(_plain(answer.text) for answer in answers))
+    table.add_row("tokens", *(str(answer.tokens) for answer in answers))
+    table.add_row("forwards", *(_forwards(answer.counters) for answer in answers))
+    table.add_row("tokens per forward", *(f"{answer.counters.tokens_per_forward:.2f}" for answer in answers))
+    table.add_row("acceptance length", *(_acceptance(answer) for answer in answers))
+    table.add_row("tokens per second", *(f"{answer.tokens / answer.seconds:.0f}" for answer in answers))
+    console.print(table)
+    autoregressive = next((answer.text for answer in answers if answer.mode is DecodingMode.AR), None)
+    speculative = next(
+        (answer.text for answer in answers if answer.mode is DecodingMode.SELF_SPECULATION), None
+    )
+    if autoregressive is not None and autoregressive == speculative:
+        console.print("Self-speculation gave the autoregressive answer, token for token, as it always does.")
+
+
+def _served(url: str) -> ServedModel:
+    served = find_model(url)
+    if served.engine == "sglang" and not has_metrics(url):
+        raise ValueError(
+            f"the SGLang server at {url} has no /metrics page to count from; start it with --enable-metrics"
+        )
+    read_counters(url, DecodingMode.AR.value)
+    return served
+
+
+def _ask(served: ServedModel, question: str, max_tokens: int, mode: DecodingMode) -> tuple[str, int]:
+    completion = served.client.chat.completions.create(
+        model=served.name,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=max_tokens,
+        temperature=0,
+        extra_body={served.request_field: {"decoding_mode": mode.value}},
+    )
+    return completion.choices[
+        0
+    ].message.content or "", completion.usage.completion_tokens if completion.usage else 0
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _forwards(counters: ModeCounters) -> str:
+    parts = [
+        f"{count} {kind}"
+        for kind, count in (
+            ("draft", counters.draft_forwards),
+            ("denoise", counters.denoise_forwards),
+            ("verify", counters.verify_forwards),
+        )
+        if count
+    ]
+    return f"{counters.forwards} ({', '.join(parts)})" if parts else "0"
+
+
+def _acceptance(answer: Answer) -> str:
+    is_verified = answer.mode is DecodingMode.SELF_SPECULATION
+    return f"{answer.counters.acceptance_length:.2f}" if is_verified else "–"

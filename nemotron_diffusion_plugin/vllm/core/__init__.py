@@ -1,0 +1,1 @@
+"""Engine core: the scheduler, and the block lengths of requests in auto."""

@@ -1,0 +1,1 @@
+"""Worker process: drafting, acceptance, and the state of the requests in their slots."""
