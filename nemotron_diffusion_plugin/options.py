@@ -24,6 +24,14 @@ class DecodingMode(str, Enum):
         """Whether blocks are drafted and verified, with the text of AR."""
         return self in (DecodingMode.SELF_SPECULATION, DecodingMode.AUTO)
 
+    @property
+    def code(self) -> int:
+        """The mode as arrays hold it: its place in `MODES`."""
+        return MODES.index(self)
+
+
+MODES = tuple(DecodingMode)
+
 
 FIXED_MODES = (DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
 """The modes that always decode alike; `auto` chooses between two of them."""
@@ -37,6 +45,10 @@ class CommitRule(str, Enum):
     THRESHOLD_BOUND = "threshold_bound"
     CUMULATIVE_ERROR = "cumulative_error"
     FIXED = "fixed"
+
+
+MAX_STOP_IDS = 128
+"""The most stop tokens of a request: the width of the workers' tables."""
 
 
 class OptionError(ValueError):
@@ -67,6 +79,11 @@ class DecodingOptions:
     commit_rule: CommitRule = CommitRule.THRESHOLD
     tokens_per_step: int = 1
     return_counts: bool = False
+
+    @property
+    def longest_block(self) -> int:
+        """The longest block that is drafted: 1, which is no draft, in AR mode."""
+        return 1 if self.decoding_mode is DecodingMode.AR else self.block_size
 
     @staticmethod
     def for_model(block_size: int, server_defaults: Mapping[str, object] | None = None) -> "DecodingOptions":

@@ -13,7 +13,7 @@ SWITCH_GAIN = 0.03
 """How much more another length must promise before a batch leaves the one it has."""
 
 _MIXED = 0
-"""In the place of a width: requests have different ones."""
+"""In the place of a length: requests have different ones."""
 
 _ROUNDING = 1e-9
 """Speeds this close are equal: of lengths that are equally fast the shortest is taken."""
@@ -30,7 +30,7 @@ class Others:
         verify_rows, draft_rows: their rows in a verify and in a draft forward.
         verify_kv, draft_kv: the cached tokens that those rows read.
         tokens: what they give in a step.
-        verify_widths, draft_widths: how many rows each of them has there.
+        verify_lengths, draft_lengths: how many rows each of them has there.
         masks: how many of the rows in a verify forward a grammar masks.
     """
 
@@ -39,8 +39,8 @@ class Others:
     verify_kv: int = 0
     draft_kv: int = 0
     tokens: float = 0.0
-    verify_widths: frozenset[int] = frozenset()
-    draft_widths: frozenset[int] = frozenset()
+    verify_lengths: frozenset[int] = frozenset()
+    draft_lengths: frozenset[int] = frozenset()
     masks: int = 0
 
 
@@ -65,7 +65,7 @@ class Load:
     """The requests whose block length is to be chosen; `n` of them, and `m` block lengths.
 
     Attributes:
-        blocks: int64 `[m]`, the lengths to choose from, increasing, the first of them 1, which is AR.
+        lengths: int64 `[m]`, the lengths to choose from, increasing, the first of them 1, which is AR.
         rows: int64 `[n, m]`, rows of each request at each length: its own upper bound may be below.
         tokens: float64 `[n, m]`, expected tokens of a step.
         kv: int64 `[n]`, cached tokens of each request.
@@ -74,7 +74,7 @@ class Load:
         engine: what its forwards can take.
     """
 
-    blocks: np.ndarray
+    lengths: np.ndarray
     rows: np.ndarray
     tokens: np.ndarray
     kv: np.ndarray
@@ -88,7 +88,7 @@ class Choice:
     """Which lengths, what a step costs with them, and what it is expected to give.
 
     Attributes:
-        places: int64 `[n]`, each request's place in `Load.blocks`.
+        places: int64 `[n]`, each request's place in `Load.lengths`.
         common: the place of the longest length in use, that the batch was chosen by.
         ms: of a step.
         tokens: of a step, those of the others included.
@@ -118,10 +118,10 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
 
     One length for the batch. Requests for which it does not pay decode token by token beside it, and where blocks of
     unequal length can share a forward a request drafts fewer tokens when its last ones are not worth their rows. The
-    batch stays at the place `current` of `Load.blocks` unless another promises `SWITCH_GAIN` more. AR for all is among
+    batch stays at the place `current` of `Load.lengths` unless another promises `SWITCH_GAIN` more. AR for all is among
     the candidates, so nothing is chosen that is expected to be slower than AR by more than that.
     """
-    candidates = [_best_at(load, costs, common) for common in range(len(load.blocks))]
+    candidates = [_best_at(load, costs, common) for common in range(len(load.lengths))]
     fastest = max(choice.speed for choice in candidates)
     best = next(choice for choice in candidates if choice.speed >= fastest * (1.0 - _ROUNDING))
     if current is not None and candidates[current].speed * (1.0 + SWITCH_GAIN) >= best.speed:
@@ -158,7 +158,7 @@ def _best_cut(load: Load, costs: ForwardCosts, common: int, worth: np.ndarray, o
     drafted = load.rows[order, common].cumsum()[cuts].tolist()
     drafted_kv = load.kv[order].cumsum()[cuts].tolist()
     tokens = (load.tokens[order, common].cumsum()[cuts] + len(order) - 1 - cuts + load.others.tokens).tolist()
-    all_kv, block = int(load.kv.sum()), int(load.blocks[common])
+    all_kv, block = int(load.kv.sum()), int(load.lengths[common])
     is_whole = np.logical_and.accumulate(load.rows[order, common] == block)[cuts].tolist()
     masks = np.where(grammar, load.rows[order, common] - 1, 0).cumsum()[cuts] + int(grammar.sum())
     ms = [
@@ -191,10 +191,10 @@ def _trim(load: Load, costs: ForwardCosts, choice: Choice) -> Choice:
 def _ms_of(load: Load, costs: ForwardCosts, rows: np.ndarray, drafting: np.ndarray) -> float:
     """Milliseconds of a step with int64 `rows` `[n]`, of which bool `drafting` `[n]` are drafted for."""
     drafted, drafted_kv = int(rows[drafting].sum()), int(load.kv[drafting].sum())
-    widths = set(rows[drafting].tolist())
-    width = widths.pop() if len(widths) == 1 else _MIXED
+    lengths = set(rows[drafting].tolist())
+    length = lengths.pop() if len(lengths) == 1 else _MIXED
     single, single_kv = int(rows.sum()) - drafted, int(load.kv.sum()) - drafted_kv
-    ms = _step_ms(load, costs, drafted, drafted_kv, single, single_kv, width)
+    ms = _step_ms(load, costs, drafted, drafted_kv, single, single_kv, length)
     return ms + _mask_ms(load, costs, int(rows[load.has_grammar].sum()))
 
 
@@ -210,15 +210,15 @@ def _step_ms(
     drafted_kv: int,
     single: int,
     single_kv: int,
-    width: int,
+    length: int,
 ) -> float:
     """Milliseconds of a draft and a verify forward, by the rows and cached tokens of those who draft and the rest.
 
-    `width` is the rows of each who drafts, `_MIXED` where they differ.
+    `length` is the rows of each who drafts, `_MIXED` where they differ.
     """
     others, engine = load.others, load.engine
-    drafting = {width} if drafted else set()
-    alone = others.verify_widths | ({1} if single else set())
+    drafting = {length} if drafted else set()
+    alone = others.verify_lengths | ({1} if single else set())
     single, single_kv = single + others.verify_rows, single_kv + others.verify_kv
     drafts = _forward_ms(
         engine,
@@ -226,7 +226,7 @@ def _step_ms(
         drafted + others.draft_rows,
         drafted_kv + others.draft_kv,
         True,
-        drafting | others.draft_widths,
+        drafting | others.draft_lengths,
     )
     if engine.ragged:
         rows, kv = drafted + single, drafted_kv + single_kv
@@ -236,11 +236,11 @@ def _step_ms(
 
 
 def _forward_ms(
-    engine: Engine, costs: ForwardCosts, rows: int, kv: int, bidirectional: bool, widths: Set[int]
+    engine: Engine, costs: ForwardCosts, rows: int, kv: int, bidirectional: bool, lengths: Set[int]
 ) -> float:
-    """Milliseconds of a forward of requests of these widths, in parts where the rows are more than fit."""
+    """Milliseconds of a forward of requests of these lengths, in parts where the rows are more than fit."""
     limit = engine.rows_at_once or max(rows, 1)
-    is_replayed = engine.captured is None or (len(widths) == 1 and widths <= engine.captured)
+    is_replayed = engine.captured is None or (len(lengths) == 1 and lengths <= engine.captured)
     least = 0.0 if is_replayed else costs.eager_ms or 0.0
     whole, rest = divmod(rows, limit)
     parts = whole * max(costs.forward_ms(limit, 0, bidirectional), least)

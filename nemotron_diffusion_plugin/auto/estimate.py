@@ -82,10 +82,10 @@ class AcceptanceEstimate:
             self._rests = 0
             self._tokens = None
 
-    def tokens(self, blocks: np.ndarray) -> np.ndarray:
-        """Return the expected tokens of a cycle for each block length of int `blocks`, 1.0 for a block of 1."""
+    def tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the expected tokens of a cycle for each block length of int `lengths`, 1.0 for a block of 1."""
         if self._tokens is None:
             own = (self._passed.sum() + _OWN_WEIGHT * self._pool.rate) / (self._tried.sum() + _OWN_WEIGHT)
             rate = (self._passed + _POSITION_WEIGHT * own) / (self._tried + _POSITION_WEIGHT)
             self._tokens = 1.0 + np.concatenate([[0.0], np.cumprod(rate).cumsum()])
-        return self._tokens[blocks - 1]
+        return self._tokens[lengths - 1]

@@ -19,10 +19,10 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A request whose block length is chosen: what it accepts, the most it may draft, its cached tokens, a grammar."""
+    """A request whose block length is chosen: what it accepts, its longest block, its cached tokens, a grammar."""
 
     estimate: AcceptanceEstimate
-    most: int
+    longest: int
     kv: int
     has_grammar: bool = False
 
@@ -36,10 +36,10 @@ class BlockPolicy:
     would pay if everything were accepted. So probes cost no more than their share whatever comes of them.
     """
 
-    def __init__(self, costs: ForwardCosts, blocks: Sequence[int], engine: Engine | None = None) -> None:
-        """`blocks` are the lengths to choose from beside 1."""
+    def __init__(self, costs: ForwardCosts, lengths: Sequence[int], engine: Engine | None = None) -> None:
+        """`lengths` are the block lengths to choose from beside 1."""
         self.costs = costs
-        self.blocks = np.array(sorted({1, *blocks}), dtype=np.int64)
+        self.lengths = np.array(sorted({1, *lengths}), dtype=np.int64)
         self.engine = engine or Engine()
         self.pool = AcceptancePool()
         self._current: int | None = None
@@ -48,14 +48,14 @@ class BlockPolicy:
     @property
     def longest(self) -> int:
         """The longest block that is ever chosen."""
-        return int(self.blocks[-1])
+        return int(self.lengths[-1])
 
     def estimate(self) -> AcceptanceEstimate:
         """What a new request starts with."""
         return AcceptanceEstimate(self.longest - 1, self.pool)
 
     def decide(self, candidates: Sequence[Candidate], others: Others | None = None) -> list[int]:
-        """Return the block length of each request for its next cycle, at most its `most`; 1 is AR."""
+        """Return the block length of each request for its next cycle, at most its `longest`; 1 is AR."""
         if not candidates:
             return []
         load = self._load(candidates, others or Others())
@@ -67,12 +67,12 @@ class BlockPolicy:
         return load.rows[np.arange(len(candidates)), choice.places].tolist()
 
     def _load(self, candidates: Sequence[Candidate], others: Others) -> Load:
-        most = np.array([candidate.most for candidate in candidates], dtype=np.int64)
-        rows = np.minimum(self.blocks, most[:, None])
+        longest = np.array([candidate.longest for candidate in candidates], dtype=np.int64)
+        rows = np.minimum(self.lengths, longest[:, None])
         tokens = [candidate.estimate.tokens(row) for candidate, row in zip(candidates, rows, strict=True)]
         kv = np.array([candidate.kv for candidate in candidates], dtype=np.int64)
         grammar = np.array([candidate.has_grammar for candidate in candidates], dtype=bool)
-        return Load(self.blocks, rows, np.stack(tokens), kv, grammar, others, self.engine)
+        return Load(self.lengths, rows, np.stack(tokens), kv, grammar, others, self.engine)
 
     def _with_probes(self, load: Load, choice: Choice, candidates: Sequence[Candidate]) -> Choice:
         waiting = np.flatnonzero((choice.places == 0) & (load.rows[:, -1] > 1))

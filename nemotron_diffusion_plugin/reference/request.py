@@ -10,6 +10,7 @@ from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.reference import masks
 from nemotron_diffusion_plugin.reference.model import KeysValues, KeyValueCache, ReferenceModel
 from nemotron_diffusion_plugin.reference.result import ForwardKind, Generation, OnStep, Step
+from nemotron_diffusion_plugin.rules.block import block_lengths
 from nemotron_diffusion_plugin.rules.noise import uniform
 from nemotron_diffusion_plugin.rules.pick import pick
 from nemotron_diffusion_plugin.rules.stop import trim
@@ -49,7 +50,7 @@ class Request:
     @property
     def block_length(self) -> int:
         """The next block's length: the block and its bonus fit into max_model_len; 1 is a causal step."""
-        return min(self.options.block_size, self.max_model_len - 1 - self.cache.length)
+        return int(block_lengths(self.cache.length, self.options.block_size, self.max_model_len))
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Cache the prompt and emit the seed that its last row predicts (model description, 3)."""

@@ -2,7 +2,22 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+
+def block_lengths(starts: np.ndarray | int, longest: np.ndarray | int, max_model_len: int) -> np.ndarray:
+    """Return the tokens of blocks whose seeds are at `starts` `[R]`, at most `longest` `[R]`, on the host.
+
+    A block and the token after it must fit into the context of `max_model_len` tokens, so near its end a block is
+    shorter (model description, 3.6).
+    """
+    return np.clip(last_position(max_model_len) + 1 - starts, 1, longest)
+
+
+def last_position(max_model_len: int) -> int:
+    """The last absolute position that a block may occupy: the token after it still fits into the context."""
+    return max_model_len - 2
 
 
 @dataclass

@@ -46,6 +46,19 @@ class CommitRules:
             ),
         )
 
+    def put(self, row: int, options: DecodingOptions) -> None:
+        """Set the rule of one row."""
+        self.kind[row] = _KINDS.index(options.commit_rule)
+        self.threshold[row] = options.threshold
+        self.steps[row] = _step_bound(options)
+        self.tokens_per_step[row] = min(options.tokens_per_step, options.block_size)
+
+    def at(self, index: torch.Tensor) -> "CommitRules":
+        """The rules of the rows `index`, int64 `[R]`."""
+        return CommitRules(
+            self.kind[index], self.threshold[index], self.steps[index], self.tokens_per_step[index]
+        )
+
 
 def choose(
     confidence: torch.Tensor,

@@ -8,15 +8,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.core import BlockForward, BlockRows
+from nemotron_diffusion_plugin.core import BlockForward, BlockRows, Blocks, ForwardOutput
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, RequestTable
+from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, SlotTable
 
 LOGITS_AT_ONCE = 1 << 28
 """Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""
 
-Seeds = Callable[[torch.Tensor], torch.Tensor]
+NoiseSeeds = Callable[[torch.Tensor], torch.Tensor]
 """Gives the noise seeds, int64 `[R]`, of request slots, int64 `[R]`."""
 
 
@@ -34,33 +34,33 @@ class BlockPicker:
     """Picks a token and its confidence for every row; drafts of self-speculation are always the most likely token."""
 
     def __init__(
-        self, table: RequestTable, forward: BlockForward, seeds: Seeds, operators: Operators
+        self, table: SlotTable, forward: BlockForward, noise_seeds: NoiseSeeds, operators: Operators
     ) -> None:
         self.table = table
         self.forward = forward
-        self.seeds = seeds
+        self.noise_seeds = noise_seeds
         self.operators = operators
 
     def pick(
         self,
         slots: np.ndarray,
-        index: torch.Tensor,
-        blocks: BlockRows,
-        output: torch.Tensor,
+        blocks: Blocks,
+        rows: BlockRows,
+        output: ForwardOutput,
         observers: Sequence[LogitsObserver] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens int64 `[T]` and confidences float32 `[T]` for the `[T, ...]` output of a forward.
+        """Return tokens int64 `[T]` and confidences float32 `[T]` for the rows of a forward over `blocks`.
 
-        `slots` (host) and `index` (device) name the request slot of each of the forward's blocks.
+        `slots` are the request slots of the blocks, on the host.
         """
-        sampling = self._sampling(slots, index, blocks)
-        banned = self._early_stops(slots, blocks)
-        tokens = blocks.local.new_empty(blocks.num_tokens)
-        confidence = torch.empty(blocks.num_tokens, dtype=torch.float32, device=tokens.device)
-        rows = max(1, LOGITS_AT_ONCE // self.forward.vocab_size)
-        for first in range(0, blocks.num_tokens, rows):
-            part = slice(first, min(first + rows, blocks.num_tokens))
-            logits = self.forward.logits(output[part])
+        sampling = self._sampling(slots, blocks, rows)
+        banned = self._early_stops(slots, blocks, rows)
+        tokens = rows.local.new_empty(rows.num_tokens)
+        confidence = torch.empty(rows.num_tokens, dtype=torch.float32, device=tokens.device)
+        at_once = max(1, LOGITS_AT_ONCE // self.forward.vocab_size)
+        for first in range(0, rows.num_tokens, at_once):
+            part = slice(first, min(first + at_once, rows.num_tokens))
+            logits = output.logits(part)
             for begin, end, ids in banned:
                 logits[max(begin - first, 0) : max(end - first, 0)].index_fill_(1, ids, -torch.inf)
             tokens[part], confidence[part] = self.operators.pick(
@@ -70,25 +70,27 @@ class BlockPicker:
                 observer.see(first, logits, tokens[part])
         return tokens, confidence
 
-    def _sampling(self, slots: np.ndarray, index: torch.Tensor, blocks: BlockRows) -> BlockSampling | None:
+    def _sampling(self, slots: np.ndarray, blocks: Blocks, rows: BlockRows) -> BlockSampling | None:
         temperature = np.where(self.table.is_diffusion(slots), self.table.temperature[slots], 0.0)
         if not temperature.any():
             return None
         return BlockSampling(
-            self.table.on_device(temperature, torch.float64)[blocks.owner],
-            self.seeds(index)[blocks.owner],
-            blocks.positions,
-            self.table.blocks.step[index][blocks.owner] + 1,
+            self.table.on_device(temperature, torch.float64)[rows.owner],
+            self.noise_seeds(blocks.index)[rows.owner],
+            rows.positions,
+            self.table.blocks.step[blocks.index][rows.owner] + 1,
         )
 
-    def _early_stops(self, slots: np.ndarray, blocks: BlockRows) -> list[tuple[int, int, torch.Tensor]]:
+    def _early_stops(
+        self, slots: np.ndarray, blocks: Blocks, rows: BlockRows
+    ) -> list[tuple[int, int, torch.Tensor]]:
         """Rows `[begin, end)` whose position comes before the request's `min_tokens`-th token, and its stop ids."""
         table = self.table
-        counts = table.banned_rows(slots, table.start[slots], table.block_size[slots])
+        counts = table.banned_rows(slots, blocks.start_bounds, blocks.lengths)
         counts[~table.is_diffusion(slots)] = 0
         banned = []
         for row in np.flatnonzero(counts):
             ids = table.stop_ids[int(slots[row])]
-            begin = int(blocks.offsets[row])
+            begin = int(rows.offsets[row])
             banned.append((begin, begin + int(counts[row]), ids[ids != NO_TOKEN]))
         return banned

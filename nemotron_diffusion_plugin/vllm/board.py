@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import logging
 import os
 import tempfile
 import weakref
@@ -20,8 +19,7 @@ import numpy as np
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
 from nemotron_diffusion_plugin.settings import MOST_AUTO_BLOCKS, ServerSettings
-
-logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
+from nemotron_diffusion_plugin.vllm.log import logger
 
 PER_MODE = (*counters.PER_MODE, *(f"{kind}_forwards" for kind in counters.KINDS))
 DECISIONS = tuple(f"decisions_{place}" for place in range(MOST_AUTO_BLOCKS + 1))

@@ -8,6 +8,7 @@ from typing import Any
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.settings import ServerSettings
 
+_OPTIONS = "_nemotron_diffusion_options"
 _ENGINE_KEYS = frozenset({"kv_transfer_params", "ec_transfer_params"})
 
 
@@ -22,7 +23,12 @@ def server_settings(vllm_config: Any) -> ServerSettings:
 def request_options(settings: ServerSettings, sampling_params: Any) -> DecodingOptions:
     """Return the options of a request: its `vllm_xargs` over the server's defaults.
 
-    Raises `OptionError`; a request that passed admission never does.
+    They are read once in a process and kept on vLLM's own parameters. Raises `OptionError`; a request that passed
+    admission never does.
     """
-    arguments = getattr(sampling_params, "extra_args", None) or {}
-    return settings.options({name: value for name, value in arguments.items() if name not in _ENGINE_KEYS})
+    options: DecodingOptions | None = getattr(sampling_params, _OPTIONS, None)
+    if options is None:
+        given = getattr(sampling_params, "extra_args", None) or {}
+        options = settings.options({name: given[name] for name in given if name not in _ENGINE_KEYS})
+        setattr(sampling_params, _OPTIONS, options)
+    return options

@@ -208,10 +208,10 @@ def test_a_forward_without_a_graph_takes_its_launches() -> None:
     assert ms(3, 0) == pytest.approx(4.0 + 20.0), (
         "the draft has a graph, the rows of unequal length have none"
     )
-    whole = Others(32, 32, tokens=1.0, verify_widths=frozenset({32}), draft_widths=frozenset({32}))
+    whole = Others(32, 32, tokens=1.0, verify_lengths=frozenset({32}), draft_lengths=frozenset({32}))
     assert ms(3, 3, others=whole) == pytest.approx(8.0)
     assert ms(0, 0, others=whole) == pytest.approx(4.0 + 20.0)
-    beside = Others(1, tokens=1.0, verify_widths=frozenset({1}))
+    beside = Others(1, tokens=1.0, verify_lengths=frozenset({1}))
     assert ms(3, 3, others=beside) == pytest.approx(4.0 + 20.0)
     shorter = load_of([0.9, 0.9], engine=WITH_GRAPHS)
     shorter.rows[1] = np.minimum(shorter.rows[1], 20)

@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemotron_diffusion_plugin.auto.choice import Engine
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
-from nemotron_diffusion_plugin.auto.requests import (
+from nemotron_diffusion_plugin.auto.arithmetic import (
     EFFICIENCY,
     MASK_MS,
-    AutoBlocks,
-    Drafting,
     arithmetic_costs,
     cached_token_share,
-    describe,
     known_gpu,
-    make_policy,
-    others_of,
 )
+from nemotron_diffusion_plugin.auto.choice import Engine
+from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.auto.requests import AutoBlocks, Drafting, describe, make_policy, others_of
 from nemotron_diffusion_plugin.model.forward_cost import Precision, forward_cost
 from nemotron_diffusion_plugin.model.hardware import GPUS
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED
@@ -141,7 +137,7 @@ def test_what_other_requests_add() -> None:
     )
     assert (others.verify_rows, others.verify_kv) == (1 + 16, 130)
     assert (others.draft_rows, others.draft_kv) == (16 + 32, 37)
-    assert (others.verify_widths, others.draft_widths) == ({1, 16}, {16, 32})
+    assert (others.verify_lengths, others.draft_lengths) == ({1, 16}, {16, 32})
     assert others.tokens == pytest.approx(1 + expected + 1)
     assert others.masks == 16
 

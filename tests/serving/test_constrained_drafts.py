@@ -8,7 +8,6 @@ import torch
 
 from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
 from nemotron_diffusion_plugin.serving import picking
-from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED
 from tests.common.automaton import Automaton
 from tests.serving.test_drafting import Bench
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, VOCAB
@@ -22,7 +21,7 @@ def draft(slots: list[int], grammars: dict[int, Automaton], max_tokens: int = 1 
     bench = Bench(max_tokens)
     for slot in slots:
         bench.lay_out(slot, {"draft_lora": False}, start=10 + slot)
-    result = bench.drafter.run(np.array(slots), 40, UNBOUNDED, grammars=grammars)
+    result = bench.drafter.run(np.array(slots), walks=grammars)
     assert result.drafts is not None
     return result.drafts
 
@@ -64,9 +63,9 @@ def test_denoising_beside_it_is_untouched() -> None:
     bench.begin(1, DIFFUSION)
     bench.lay_out(2, {"draft_lora": False}, start=12)
     grammars = {2: Automaton(VOCAB, ENDLESS)}
-    bench.drafter.run(np.array([2]), 40, UNBOUNDED, grammars=grammars)
+    bench.drafter.run(np.array([2]), walks=grammars)
     alone = Bench()
     alone.begin(1, DIFFUSION)
-    alone.drafter.run(np.empty(0, dtype=np.int64), 0, UNBOUNDED)
+    alone.drafter.run()
     assert torch.equal(bench.table.blocks.tokens[1], alone.table.blocks.tokens[1])
     assert bench.table.steps[1] == alone.table.steps[1]

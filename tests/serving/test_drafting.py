@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from nemotron_diffusion_plugin.core import BlockPhase
 from nemotron_diffusion_plugin.rules import noise
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
 from nemotron_diffusion_plugin.rules.pick import pick
-from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.drafting import Drafter, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.slots import BlockPhase
 from nemotron_diffusion_plugin.settings import KERNELS, TORCH
+from tests.common.automaton import Automaton
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
 
-NOBODY = np.empty(0, dtype=np.int64)
 LAST = 60
 ONE_A_STEP = {**DIFFUSION, "commit_rule": "fixed", "tokens_per_step": 1}
 STEPS = BLOCK - 1  # of ONE_A_STEP
@@ -36,15 +36,13 @@ class Bench:
     def begin(self, slot: int, options: dict[str, object], start: int = 10, temperature: float = 0.0) -> None:
         """A diffusion request whose seed is token `slot`."""
         take(self.table, slot, options, prompt_len=start, temperature=temperature)
-        self.table.begin_blocks(np.array([slot]), np.array([start]), torch.tensor([slot]), LAST)
+        self.table.begin_blocks(np.array([slot]), np.array([start]), torch.tensor([slot]), LAST + 2)
 
     def lay_out(self, slot: int, options: dict[str, object], start: int = 10) -> None:
         """A self-speculating request whose seed is token `slot`."""
         take(self.table, slot, options)
         index = torch.tensor([slot])
-        length = torch.tensor([int(self.table.block_size[slot])])
-        self.table.lay_out(index, index, length)
-        self.table.start_gpu[slot] = start
+        self.table.begin_drafts(np.array([slot]), index, torch.tensor([start]), np.array([start]))
 
     def slots_by_pass(self) -> list[list[int]]:
         return [each.slots for each in self.forward.passes]
@@ -53,10 +51,10 @@ class Bench:
 def alone(
     forward: ToyForward, slot: int, options: dict[str, object], start: int = 10, temperature: float = 0.0
 ) -> tuple[list[int], int]:
-    """Denoise one block by the rules of `decoding`; its tokens and the denoise steps it took."""
+    """Denoise one block by `rules`; its tokens and the denoise steps it took."""
     chosen = make_table().settings.options(options)
-    size, length = chosen.block_size, min(chosen.block_size, LAST + 1 - start)
-    state = BlockState.start(torch.tensor([slot]), torch.tensor([length]), BLOCK, MASK)
+    size = min(chosen.block_size, LAST + 1 - start)
+    state = BlockState.start(torch.tensor([slot]), torch.tensor([size]), BLOCK, MASK)
     positions = torch.arange(start, start + size)
     steps = 0
     while not state.finished.all():
@@ -96,7 +94,7 @@ def test_a_batch_equals_the_rules_one_by_one(max_tokens: int, kernels: str) -> N
     requests = list(zip(range(SLOTS), REQUESTS, STARTS, TEMPERATURES, strict=True))
     for request in requests:
         bench.begin(*request)
-    result = bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    result = bench.drafter.run()
     assert sorted(result.finished) == list(range(SLOTS))
     assert result.drafts is None
     for slot, *rest in requests:
@@ -108,13 +106,59 @@ def test_a_batch_equals_the_rules_one_by_one(max_tokens: int, kernels: str) -> N
     assert len(set(bench.table.steps.tolist())) > 2, "the requests should end at different times"
 
 
+class CountingWalk(Automaton):
+    """A grammar that tells how often it went back."""
+
+    rewound = 0
+
+    def rewind(self) -> None:
+        self.rewound += 1
+
+
+def test_a_step_begins_its_blocks() -> None:
+    """A row each for a request that speculates, two of diffusion, and one that does not begin a block."""
+    bench = Bench()
+    for slot, options in ((0, {}), (1, DIFFUSION), (3, ONE_A_STEP), (5, DIFFUSION)):
+        take(bench.table, slot, options)
+    walk = CountingWalk(VOCAB, {0: {3: 1}, 1: {4: 0}})
+    slots, starts = np.array([5, 0, 3, 1]), torch.tensor([12, 20, LAST, 30])
+    step = DraftStep(
+        slots,
+        np.array([False, True, True, True]),
+        torch.tensor([21, 22, 23, 24]),
+        starts,
+        starts.numpy() + np.array([0, 5, 0, 0]),
+        LAST + 2,
+    )
+    asked: list[list[int]] = []
+
+    def walks_of(rows: np.ndarray) -> dict[int, CountingWalk]:
+        asked.append(rows.tolist())
+        return {1: walk}
+
+    result = bench.drafter.draft(step, 1, walks_of)  # type: ignore[arg-type]
+    assert asked == [[1]]
+    assert bench.slots_by_pass() == [[0, 1]]
+    assert bench.forward.passes[0].tokens == [22, *[MASK] * (BLOCK - 1), 24, *[MASK] * (BLOCK - 1)]
+    assert result.speculating.tolist() == [1]
+    assert result.drafts is not None
+    assert result.drafts[0, 1:5].tolist() == [3, 4, 3, 4]
+    assert walk.rewound == 1
+    phases = {0: BlockPhase.NONE, 1: BlockPhase.DENOISING, 3: BlockPhase.PLANNED, 5: BlockPhase.NONE}
+    assert {slot: bench.table.phase[slot] for slot in phases} == phases
+    assert bench.table.length[[0, 1, 3]].tolist() == [BLOCK, BLOCK, 1]
+    assert bench.table.start[[0, 1, 3]].tolist() == [25, 30, LAST]
+    assert bench.table.start_gpu[[0, 1, 3]].tolist() == [20, 30, LAST]
+    assert bench.table.blocks.tokens[[0, 1, 3], 0].tolist() == [22, 24, 23]
+
+
 def test_speculation_and_denoising_share_the_first_forward() -> None:
     bench = Bench()
     bench.begin(1, ONE_A_STEP)
     bench.begin(4, ONE_A_STEP, start=20)
     bench.lay_out(2, {"draft_lora": False})
     bench.lay_out(5, {}, start=30)
-    result = bench.drafter.run(np.array([5, 2]), 38, UNBOUNDED)
+    result = bench.drafter.run(np.array([5, 2]))
     assert bench.slots_by_pass() == [[5, 2, 1, 4]] + [[1, 4]] * (STEPS - 1)
     assert sorted(result.finished) == [1, 4]
 
@@ -138,7 +182,7 @@ def test_each_block_commits_by_its_own_confidence() -> None:
     for slot, start in starts.items():
         bench.begin(slot, ONE_A_STEP, start)
     bench.lay_out(2, {}, start=45)
-    bench.drafter.run(np.array([2]), 45 + BLOCK, 1)
+    bench.drafter.run(np.array([2]), bound=1)
     for slot, start in starts.items():
         block = torch.tensor([slot] + [MASK] * (BLOCK - 1))
         ids, sure = pick(bench.forward.of_block(block, start), MASK)
@@ -150,7 +194,7 @@ def test_each_block_commits_by_its_own_confidence() -> None:
 def test_speculation_alone_takes_one_forward() -> None:
     bench = Bench()
     bench.lay_out(0, {"block_size": 3})
-    result = bench.drafter.run(np.array([0]), 13, UNBOUNDED)
+    result = bench.drafter.run(np.array([0]))
     assert bench.forward.count == 1
     assert result.finished == []
     assert result.drafts is not None
@@ -160,19 +204,19 @@ def test_speculation_alone_takes_one_forward() -> None:
 
 def test_nobody_takes_no_forward() -> None:
     bench = Bench()
-    result = bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    result = bench.drafter.run()
     assert (bench.forward.count, result.finished, result.drafts) == (0, [], None)
 
 
 def test_the_bound_stops_the_loop_and_the_next_run_goes_on() -> None:
     bench = Bench()
     bench.begin(3, ONE_A_STEP)
-    assert bench.drafter.run(NOBODY, 0, 3).finished == []
+    assert bench.drafter.run(bound=3).finished == []
     assert (bench.forward.count, bench.table.steps[3]) == (3, 3)
     assert bench.table.phase[3] == BlockPhase.DENOISING
     assert not bench.table.planned[3]
-    assert bench.drafter.run(NOBODY, 0, 3).finished == []
-    assert bench.drafter.run(NOBODY, 0, 3).finished == [3]
+    assert bench.drafter.run(bound=3).finished == []
+    assert bench.drafter.run(bound=3).finished == [3]
     assert bench.forward.count == STEPS
     assert bench.table.blocks.tokens[3].tolist() == alone(bench.forward, 3, ONE_A_STEP)[0]
 
@@ -182,7 +226,7 @@ def test_the_bound_keeps_to_whole_steps(bound: int, steps: int) -> None:
     bench = Bench(max_tokens=BLOCK)
     for slot in (0, 1):
         bench.begin(slot, ONE_A_STEP)
-    bench.drafter.run(NOBODY, 0, bound)
+    bench.drafter.run(bound=bound)
     assert bench.table.steps[:2].tolist() == [steps, steps]
     assert bench.forward.count == 2 * steps
 
@@ -192,7 +236,7 @@ def test_only_leaves_the_other_blocks_as_they_are() -> None:
     for slot in (0, 2, 3):
         bench.begin(slot, ONE_A_STEP)
     others = bench.table.blocks.tokens[[0, 3]].clone()
-    assert bench.drafter.run(NOBODY, 0, UNBOUNDED, only=np.array([2])).finished == [2]
+    assert bench.drafter.run(only=np.array([2])).finished == [2]
     assert bench.slots_by_pass() == [[2]] * STEPS
     assert torch.equal(bench.table.blocks.tokens[[0, 3]], others)
     assert bench.table.phase[[0, 3]].tolist() == [BlockPhase.DENOISING] * 2
@@ -203,7 +247,7 @@ def test_chunks_split_a_group() -> None:
     bench = Bench(max_tokens=2 * BLOCK)
     for slot in (0, 1, 2):
         bench.begin(slot, ONE_A_STEP)
-    bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    bench.drafter.run()
     assert bench.slots_by_pass() == [[0, 1], [2]] * STEPS
     assert bench.forward.prepared == 2 * STEPS, "each part is set up anew: they share buffers"
 
@@ -213,7 +257,7 @@ def test_a_group_is_set_up_once() -> None:
     bench = Bench()
     bench.begin(0, ONE_A_STEP)
     bench.begin(1, {**ONE_A_STEP, "tokens_per_step": 3})
-    bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    bench.drafter.run()
     assert bench.slots_by_pass() == [[0, 1]] * 3 + [[0]] * (STEPS - 3)
     assert bench.forward.prepared == 2
 
@@ -230,7 +274,7 @@ def test_a_stop_token_before_every_mask_ends_the_block(place: int, kernels: str)
         bench.forward.by_position = torch.eye(VOCAB)[position % MASK] * sureness[:, None]
         bench.forward.by_token.zero_()
         bench.table.stop_ids[0, 0] = (20 + place) % MASK
-        assert bench.drafter.run(NOBODY, 0, UNBOUNDED).finished == [0]
+        assert bench.drafter.run().finished == [0]
         assert bench.table.steps[0] == steps
         assert bench.table.blocks.masked[0].tolist() == [count > steps for count in range(BLOCK)]
         assert bench.table.planned[0]
@@ -240,7 +284,7 @@ def test_a_seed_with_the_mask_id_is_no_mask() -> None:
     bench = Bench()
     bench.begin(0, ONE_A_STEP)
     bench.table.blocks.tokens[0, 0] = MASK
-    bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    bench.drafter.run()
     assert bench.table.blocks.tokens[0, 0] == MASK
     assert MASK not in bench.table.blocks.tokens[0, 1:].tolist()
     assert bench.table.steps[0] == STEPS

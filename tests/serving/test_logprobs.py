@@ -10,7 +10,6 @@ from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
 from nemotron_diffusion_plugin.rules.pick import pick
 from nemotron_diffusion_plugin.serving import picking
-from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED
 from tests.serving.test_drafting import LAST, Bench
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, VOCAB, ToyForward, make_table, take
 
@@ -29,7 +28,7 @@ def run(
         take(bench.table, slot, OPTIONS, logprobs=most, named_logprobs=named)
         start = np.array([10 + slot])
         bench.table.begin_blocks(np.array([slot]), start, torch.tensor([slot]), LAST)
-    bench.drafter.run(NOBODY, 0, UNBOUNDED)
+    bench.drafter.run()
     return bench
 
 

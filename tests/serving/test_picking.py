@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.core import lay_out_rows
 from nemotron_diffusion_plugin.rules import noise
 from nemotron_diffusion_plugin.serving import picking
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import KERNELS, TORCH
-from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, make_table, take
+from tests.serving.toy import BLOCK, DIFFUSION, MASK, SLOTS, VOCAB, ToyForward, ToyOutput, make_table, take
 
 PROMPT = 10
 STOPS = (5, 9)
@@ -23,7 +23,7 @@ class Bench:
     """Requests whose blocks begin behind their prompts, and logits for their rows."""
 
     def __init__(self, kernels: str = TORCH) -> None:
-        self.table: RequestTable = make_table()
+        self.table: SlotTable = make_table()
         self.seeds = torch.arange(SLOTS) + 100
         operators = make_operators(kernels, torch.device("cpu"))
         self.picker = BlockPicker(self.table, ToyForward(), lambda index: self.seeds[index], operators)
@@ -31,14 +31,12 @@ class Bench:
     def begin(self, slot: int, options: dict[str, object], **request: float) -> None:
         take(self.table, slot, options, stop_ids=STOPS, prompt_len=PROMPT, **request)  # type: ignore[arg-type]
         seeds = torch.tensor([slot])
-        self.table.begin_blocks(np.array([slot]), np.array([PROMPT]), seeds, last=60)
+        self.table.begin_blocks(np.array([slot]), np.array([PROMPT]), seeds, 62)
 
-    def rows(self, slots: list[int]) -> BlockRows:
-        counts = self.table.block_size[slots]
-        return lay_out_rows(counts, self.table.start_gpu[slots], torch.from_numpy(counts).long())
-
-    def pick(self, slots: list[int], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.picker.pick(np.array(slots), torch.tensor(slots), self.rows(slots), logits)
+    def pick(self, slots: list[int], logits: torch.Tensor | ToyOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks = self.table.forward_blocks(np.array(slots), torch.tensor(slots))
+        output = logits if isinstance(logits, ToyOutput) else ToyOutput(logits)
+        return self.picker.pick(np.array(slots), blocks, lay_out_rows(blocks), output)
 
 
 def random_logits(blocks: int) -> torch.Tensor:
@@ -148,12 +146,6 @@ def test_logits_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts_of(3, monkeypatch)
     bench = Bench()
     bench.begin(0, DIFFUSION)
-    sizes: list[int] = []
-
-    def logits_of(output: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(output))
-        return output.clone()
-
-    monkeypatch.setattr(bench.picker.forward, "logits", logits_of)
-    bench.pick([0], random_logits(1))
-    assert sizes == [3, 3, 2]
+    output = ToyOutput(random_logits(1))
+    bench.pick([0], output)
+    assert output.sizes == [3, 3, 2]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.core import BlockRows, Blocks, Request, lay_out_rows, split
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import ServerSettings
 
 VOCAB = 40
@@ -22,12 +22,12 @@ SHARPNESS = 2.0
 NO_STOP = VOCAB  # a token the toy never picks
 
 
-def make_table() -> RequestTable:
-    return RequestTable(ServerSettings.read(BLOCK, None), SLOTS, MASK, torch.device("cpu"))
+def make_table() -> SlotTable:
+    return SlotTable(ServerSettings.read(BLOCK, None), SLOTS, MASK, torch.device("cpu"))
 
 
 def take(
-    table: RequestTable,
+    table: SlotTable,
     slot: int,
     options: dict[str, object] | None = None,
     *,
@@ -40,14 +40,16 @@ def take(
 ) -> None:
     table.take(
         slot,
-        table.settings.options(options),
-        prompt_len=prompt_len,
-        limit=POSITIONS,
-        temperature=temperature,
-        min_tokens=min_tokens,
-        stop_ids=stop_ids,
-        logprobs=logprobs,
-        named_logprobs=named_logprobs,
+        Request(
+            table.settings.options(options),
+            prompt_len,
+            limit=POSITIONS,
+            temperature=temperature,
+            min_tokens=min_tokens,
+            stop_ids=stop_ids,
+            logprobs=logprobs,
+            named_logprobs=named_logprobs,
+        ),
     )
 
 
@@ -58,6 +60,20 @@ class Pass:
     slots: list[int]
     tokens: list[int]
     lora: list[int] | None
+
+
+@dataclass
+class ToyOutput:
+    """Logits that were computed already; `sizes` are those of the parts that were asked for."""
+
+    all_logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+    sizes: list[int] = field(default_factory=list)
+
+    def logits(self, rows: slice) -> torch.Tensor:
+        part = self.all_logits[rows].clone()
+        self.sizes.append(len(part))
+        return part
 
 
 class ToyForward:
@@ -74,42 +90,31 @@ class ToyForward:
         self.prepared = 0
         self._slots: list[int] = []
 
-    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
-        start = 0
-        for end in range(1, len(rows) + 1):
-            if end == len(rows) or rows[start : end + 1].sum() > self.max_tokens:
-                yield slice(start, end)
-                start = end
+    def chunks(self, lengths: np.ndarray) -> Iterator[slice]:
+        return split(lengths, self.max_tokens)
 
-    def prepare(
-        self,
-        slots: np.ndarray,
-        index: torch.Tensor,
-        starts: torch.Tensor,
-        rows: np.ndarray,
-        upper_bound: int,
-        causal: bool,
-    ) -> BlockRows:
+    def prepare(self, blocks: Blocks, causal: bool) -> BlockRows:
         assert not causal
-        assert slots.tolist() == index.tolist()
-        assert ((starts + torch.from_numpy(rows)) <= upper_bound).all()
+        assert blocks.lengths.tolist() == blocks.lengths_gpu.tolist()
+        assert (blocks.starts <= torch.from_numpy(blocks.start_bounds)).all()
         self.prepared += 1
-        self._slots = slots.tolist()
-        return lay_out_rows(rows, starts, torch.from_numpy(rows).long())
+        self._slots = blocks.index.tolist()
+        return lay_out_rows(blocks)
 
     def run(
-        self, blocks: BlockRows, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self,
+        blocks: BlockRows,
+        token_ids: torch.Tensor,
+        lora_rows: torch.Tensor | None = None,
+        hidden: bool = False,
+    ) -> ToyOutput:
         self.count += 1
         lora = None if lora_rows is None else lora_rows[:, 0].int().tolist()
         self.passes.append(Pass(self._slots, token_ids.tolist(), lora))
         output = self.by_position[blocks.positions].clone()
         for begin, end in zip(blocks.offsets[:-1], blocks.offsets[1:], strict=True):
             output[begin:end] += self.by_token[token_ids[begin:end]].mean(dim=0)
-        return output if lora_rows is None else output + lora_rows * self.by_lora
-
-    def logits(self, output: torch.Tensor) -> torch.Tensor:
-        return output.clone()
+        return ToyOutput(output if lora_rows is None else output + lora_rows * self.by_lora)
 
     def of_block(self, tokens: torch.Tensor, start: int, lora: bool = False) -> torch.Tensor:
         """The logits `[B, V]` of one block alone, beside no forward that is counted."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
-from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
+from nemotron_diffusion_plugin.sglang.parameters import (
+    is_greedy,
+    own_options,
+    request_options,
+    stop_token_ids,
+)
 from nemotron_diffusion_plugin.sglang.settings import settings_of
-from nemotron_diffusion_plugin.sglang.worker.slots import is_greedy, own_options, stop_token_ids
 
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
@@ -27,8 +31,6 @@ _LARGEST: dict[str, float] = {
 }
 """The numbers of a request and what their tensors hold: 32 bits, of a seed 64."""
 
-_OPTIONS = "_nemotron_diffusion_options"
-
 _settings: ServerSettings | None = None
 
 
@@ -40,13 +42,7 @@ def configure(settings: ServerSettings) -> None:
 
 def options_of(req: Any) -> DecodingOptions | None:
     """The options of an admitted request; None where the worker is not ours."""
-    if _settings is None:
-        return None
-    options: DecodingOptions | None = getattr(req, _OPTIONS, None)
-    if options is None:
-        options = _settings.options(own_options(req.sampling_params.custom_params))
-        setattr(req, _OPTIONS, options)
-    return options
+    return None if _settings is None else request_options(_settings, req)
 
 
 def mode_of(req: Any) -> DecodingMode | None:
@@ -63,7 +59,7 @@ def problem(req: Any) -> str | None:
     if _settings is None:
         return None
     try:
-        validate_request(req, stop_token_ids(req), _settings)
+        validate_request(req, request_options(_settings, req), stop_token_ids(req))
     except OptionError as error:
         return str(error)
     return None
@@ -78,19 +74,19 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
     if params is None or ARCHITECTURE not in (config.hf_config.architectures or ()):
         return
     settings = settings_of(config.hf_config)
+    options = settings.options(own_options(params.custom_params))
     if get_spec().speculative_algorithm != ALGORITHM:
-        _refuse_all_but_ar(params, settings)
+        _refuse_all_but_ar(options, settings)
         return
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
-    validate_request(request, list(params.stop_token_ids or ()), settings)
+    validate_request(request, options, list(params.stop_token_ids or ()))
     _refuse_empty_prompt(request)
     _refuse_unknown_ids(request, config.vocab_size)
 
 
-def validate_request(req: Any, stops: list[int], settings: ServerSettings) -> None:
+def validate_request(req: Any, options: DecodingOptions, stops: list[int]) -> None:
     """Raise `OptionError` naming field, value and what is allowed."""
     params = req.sampling_params
-    options = settings.options(own_options(params.custom_params))
     _refuse_oversized_numbers(params)
     if len(stops) > MAX_STOP_IDS:
         raise OptionError(
@@ -133,9 +129,8 @@ def _refuse_unkept_budget(params: Any) -> None:
         )
 
 
-def _refuse_all_but_ar(params: Any, settings: ServerSettings) -> None:
+def _refuse_all_but_ar(options: DecodingOptions, settings: ServerSettings) -> None:
     """Raise `OptionError` for a mode that does not exist where another speculative algorithm runs, or none."""
-    options = settings.options(own_options(params.custom_params))
     refuse_counts(
         options, "this server was started with another speculative algorithm, which this plugin cannot count"
     )

@@ -12,8 +12,8 @@ from nemotron_diffusion_plugin.rules import noise
 from nemotron_diffusion_plugin.rules.accept import accept_sampled, correction_weights
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, RequestTable
-from nemotron_diffusion_plugin.sglang.worker.forward import PreparedBlocks
+from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, SlotTable
+from nemotron_diffusion_plugin.sglang.worker.forward import PreparedRows
 from nemotron_diffusion_plugin.sglang.worker.grammar import Mask
 from nemotron_diffusion_plugin.sglang.worker.penalties import OutputCounts
 from nemotron_diffusion_plugin.sglang.worker.probabilities import probabilities
@@ -43,15 +43,15 @@ class Acceptance:
 
     def __init__(
         self,
-        table: RequestTable,
-        seeds: torch.Tensor,
+        table: SlotTable,
+        noise_seeds: torch.Tensor,
         counts: OutputCounts,
         operators: Operators,
         synthetic: float | None = None,
     ) -> None:
         """`synthetic`: tokens a greedy cycle is made to emit on average, whatever was drafted; None verifies."""
         self.table = table
-        self.seeds = seeds
+        self.noise_seeds = noise_seeds
         self.counts = counts
         self.operators = operators
         self.synthetic = synthetic
@@ -60,7 +60,7 @@ class Acceptance:
         self,
         step: DecodeStep,
         rows: np.ndarray,
-        blocks: PreparedBlocks,
+        laid: PreparedRows,
         chain: torch.Tensor,
         logits: torch.Tensor,
         grammar: Mask | None,
@@ -68,27 +68,27 @@ class Acceptance:
         """Return what the batch rows `rows` (host, `[R]`) emit.
 
         Args:
-            blocks: the rows of the verify forward, one block per request.
+            laid: the rows of the verify forward, one block per request.
             chain: int64 `[R, W]`, seed and drafts of each request, zeros past its block.
             logits: `[T, V]` of the verify forward.
             grammar: masks what the grammars forbid, None without one.
         """
         slots, width = step.slots[rows], chain.shape[1]
         logits = logits.float()
-        self._edit(step, rows, blocks, chain, logits)
+        self._edit(step, rows, laid, chain, logits)
         padded = None
         if grammar is not None or step.batch.return_logprob:
             padded = logits.new_zeros(len(rows), width, logits.shape[1])
-            padded[blocks.owner, blocks.local] = logits
+            padded[laid.owner, laid.local] = logits
             if grammar is not None:
                 grammar(padded.view(len(rows) * width, -1))
-                logits = padded[blocks.owner, blocks.local]
-        self._bias(step, rows, blocks, logits)
+                logits = padded[laid.owner, laid.local]
+        self._bias(step, rows, laid, logits)
         if padded is not None:
-            padded[blocks.owner, blocks.local] = logits
+            padded[laid.owner, laid.local] = logits
         picks = torch.zeros_like(chain)
-        picks[blocks.owner, blocks.local] = logits.argmax(dim=1)
-        drafts, num_drafts = chain[:, 1:], self.table.on_device(blocks.widths - 1)
+        picks[laid.owner, laid.local] = logits.argmax(dim=1)
+        drafts, num_drafts = chain[:, 1:], self.table.on_device(laid.blocks.lengths - 1)
         accepted = self.operators.accept(drafts, picks, num_drafts)
         if self.synthetic is not None:
             accepted = made_up_acceptance(self.synthetic, num_drafts)
@@ -99,7 +99,7 @@ class Acceptance:
         by_chance = (self.table.temperature[slots] > 0) & ~by_seed
         for chosen, decide in ((by_seed, self._accept_by_seed), (by_chance, self._accept_by_chance)):
             if chosen.any():
-                some = self._sampled(step, rows, np.flatnonzero(chosen), blocks, chain, logits)
+                some = self._sampled(step, rows, np.flatnonzero(chosen), laid, chain, logits)
                 accepted[some.picked], last[some.picked] = decide(some)
         column = torch.arange(width, device=chain.device)
         following = torch.nn.functional.pad(drafts, (0, 1))
@@ -112,25 +112,25 @@ class Acceptance:
         self,
         step: DecodeStep,
         rows: np.ndarray,
-        blocks: PreparedBlocks,
+        laid: PreparedRows,
         chain: torch.Tensor,
         logits: torch.Tensor,
     ) -> None:
         """Penalties and stop tokens that come too early, in place."""
         slots, table = step.slots[rows], self.table
         for row in np.flatnonzero(self.counts.active[slots]):
-            part = slice(int(blocks.offsets[row]), int(blocks.offsets[row + 1]))
-            self.counts.apply(int(slots[row]), logits[part], chain[row, : int(blocks.widths[row])])
-        banned = table.banned_rows(slots, blocks.starts_host + 1, blocks.widths)
+            part = slice(int(laid.offsets[row]), int(laid.offsets[row + 1]))
+            self.counts.apply(int(slots[row]), logits[part], chain[row, : int(laid.blocks.lengths[row])])
+        banned = table.banned_rows(slots, laid.blocks.start_bounds + 1, laid.blocks.lengths)
         for row in np.flatnonzero(banned):
             ids = table.stop_ids[int(slots[row])]
-            begin = int(blocks.offsets[row])
+            begin = int(laid.offsets[row])
             logits[begin : begin + int(banned[row])].index_fill_(1, ids[ids != NO_TOKEN], -torch.inf)
 
-    def _bias(self, step: DecodeStep, rows: np.ndarray, blocks: PreparedBlocks, logits: torch.Tensor) -> None:
+    def _bias(self, step: DecodeStep, rows: np.ndarray, laid: PreparedRows, logits: torch.Tensor) -> None:
         bias = step.batch.sampling_info.logit_bias
         if bias is not None:
-            logits += bias[self.table.on_device(rows)][blocks.owner]
+            logits += bias[self.table.on_device(rows)][laid.owner]
 
     def _planned(self, slots: np.ndarray, num_drafts: torch.Tensor) -> torch.Tensor:
         """How many drafts of a diffusion block stand: all, or those up to the stop token that ended its denoising."""
@@ -144,25 +144,25 @@ class Acceptance:
         step: DecodeStep,
         rows: np.ndarray,
         chosen: np.ndarray,
-        blocks: PreparedBlocks,
+        laid: PreparedRows,
         chain: torch.Tensor,
         logits: torch.Tensor,
     ) -> _Sampled:
-        table, widths = self.table, blocks.widths[chosen]
-        take = np.concatenate([np.arange(blocks.offsets[row], blocks.offsets[row + 1]) for row in chosen])
-        owner = np.repeat(np.arange(len(chosen)), widths)
+        table, lengths = self.table, laid.blocks.lengths[chosen]
+        take = np.concatenate([np.arange(laid.offsets[row], laid.offsets[row + 1]) for row in chosen])
+        owner = np.repeat(np.arange(len(chosen)), lengths)
         flat = table.on_device(take)
         picked, slots = table.on_device(chosen), step.slots[rows[chosen]]
         return _Sampled(
             slots,
             picked,
             table.on_device(owner),
-            blocks.local[flat],
+            laid.local[flat],
             probabilities(step.batch, rows[chosen], owner, logits[flat]),
             chain[picked, 1:],
-            table.on_device(widths - 1),
-            self.seeds[table.on_device(slots)],
-            blocks.starts[picked],
+            table.on_device(lengths - 1),
+            self.noise_seeds[table.on_device(slots)],
+            laid.blocks.starts[picked],
         )
 
     def _accept_by_seed(self, some: _Sampled) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +174,9 @@ class Acceptance:
             len(some.slots), 1 + some.drafts.shape[1], dtype=torch.int64, device=some.owner.device
         )
         positions = some.starts[some.owner] + 1 + some.local
-        picks[some.owner, some.local] = self._draw(some.probabilities, some.seeds[some.owner], positions)
+        picks[some.owner, some.local] = self._draw(
+            some.probabilities, some.noise_seeds[some.owner], positions
+        )
         count = self.operators.accept(some.drafts, picks, some.num_drafts)
         return count, picks.gather(1, count[:, None])[:, 0]
 
@@ -192,7 +194,7 @@ class Acceptance:
             column = torch.arange(width - 1, device=device)
             position = (some.starts[:, None] + 1 + column).reshape(-1)
             uniform = noise.uniform(
-                some.seeds.repeat_interleave(width - 1),
+                some.noise_seeds.repeat_interleave(width - 1),
                 position,
                 torch.full_like(position, _DRAWN_FOR_ACCEPTANCE),
                 1,
@@ -202,16 +204,18 @@ class Acceptance:
             next_draft = drafts.gather(1, count.clamp(max=width - 2)[:, None])[:, 0]
             rejected = torch.where(speculating & (count < some.num_drafts), next_draft, rejected)
         weights = correction_weights(spread[torch.arange(size, device=device), count], rejected)
-        return count, self._draw(weights, some.seeds, some.starts + 1 + count)
+        return count, self._draw(weights, some.noise_seeds, some.starts + 1 + count)
 
-    def _draw(self, weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _draw(
+        self, weights: torch.Tensor, noise_seeds: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
         """Draw a token in proportion to non-negative weights `[N, V]`, int64 `[N]`.
 
-        The draw is a function of seed and position alone (int64 `[N]`), the same in any batch.
+        The draw is a function of noise seed and position alone (int64 `[N]`), the same in any batch.
         """
         once = BlockSampling(
-            torch.ones_like(seeds, dtype=torch.float64),
-            seeds,
+            torch.ones_like(noise_seeds, dtype=torch.float64),
+            noise_seeds,
             positions,
             torch.full_like(positions, _DRAWN_FOR_TOKEN),
         )
@@ -228,7 +232,8 @@ class _Sampled:
         owner, local: request and place in its block of each row, int64 `[T]`.
         probabilities: of each row, `[T, V]`.
         drafts, num_drafts: int64 `[R, K]` and `[R]`.
-        seeds, starts: of the noise, and the position of the block's seed, int64 `[R]`.
+        noise_seeds: int64 `[R]`.
+        starts: position of the block's seed, int64 `[R]`.
     """
 
     slots: np.ndarray
@@ -238,7 +243,7 @@ class _Sampled:
     probabilities: torch.Tensor
     drafts: torch.Tensor
     num_drafts: torch.Tensor
-    seeds: torch.Tensor
+    noise_seeds: torch.Tensor
     starts: torch.Tensor
 
 

@@ -9,21 +9,20 @@ import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.auto.choice import Engine
-from nemotron_diffusion_plugin.auto.measured import MOST_ROWS, as_setting, measure
+from nemotron_diffusion_plugin.auto.measured import as_setting
 from nemotron_diffusion_plugin.auto.requests import (
     AutoBlocks,
     Drafting,
-    cached_token_share,
     describe,
     make_policy,
 )
-from nemotron_diffusion_plugin.serving.slots import MODES
+from nemotron_diffusion_plugin.options import MODES, DecodingMode
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import MEASURED, ServerSettings
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.worker.forward import BlockForward
-from nemotron_diffusion_plugin.sglang.worker.slots import Requests
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
-from nemotron_diffusion_plugin.sglang.worker.timing import ForwardTimer, of_first_rank
+from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer, of_first_rank
 
 
 class WorkerBlocks(AutoBlocks):
@@ -33,50 +32,41 @@ class WorkerBlocks(AutoBlocks):
         self, settings: ServerSettings, hf_config: Any, server_args: Any, forward: BlockForward
     ) -> None:
         self._settings = settings
-        self._token_share = cached_token_share(hf_config)
+        self._hf_config = hf_config
         engine = Engine(rows_at_once=forward.max_tokens, ragged=forward.ragged)
         name = device_name(forward.device)
         super().__init__(make_policy(settings, hf_config, name, server_args.tp_size, engine))
         logger.info("Nemotron-Labs-Diffusion: %s", describe(settings, name))
 
-    def begin(self, timer: ForwardTimer, has_graphs: bool) -> None:
-        """Take in for what CUDA graphs were captured, and measure costs where no others were asked for."""
-        block = self._settings.block_size
+    def begin(self, timer: SlotTimer, has_graphs: bool) -> None:
+        """Note for what CUDA graphs were captured, and measure costs where no others were asked for."""
         if has_graphs:
-            self.policy.engine = replace(self.policy.engine, captured=frozenset({1, block}))
+            captured = frozenset({1, self._settings.block_size})
+            self.policy.engine = replace(self.policy.engine, captured=captured)
         if self._settings.cost_source != MEASURED:
             return
-        most = min(MOST_ROWS, timer.most_rows)
-        costs = measure(
-            timer.run,
-            block,
-            most,
-            self._token_share,
-            has_graphs=has_graphs,
-            singles=timer.slots,
-            agree=of_first_rank,
-        )
+        costs = timer.measure(self._hf_config, of_first_rank, has_graphs=has_graphs, singles=timer.num_slots)
         self.adopt(of_first_rank(costs))
         logger.info("Nemotron-Labs-Diffusion: measured forward_costs %s", as_setting(self.policy.costs))
 
-    def choose_for(self, step: DecodeStep, requests: Requests, most: np.ndarray) -> list[int]:
-        """Set the length of the next block of each request in auto; `most`, host `[R]`, is the longest of each row.
+    def choose_for(self, step: DecodeStep, table: SlotTable, longest: np.ndarray) -> list[int]:
+        """Choose the length of the next block of each request of a step; return the lengths of those in auto.
 
-        Returns the lengths chosen.
+        `longest`, host `[R]`, bounds them; requests in other modes get it.
         """
-        table = requests.table
-        auto = table.auto[step.slots]
-        if not auto.any():
+        table.choose_lengths(step.slots, longest)
+        is_auto = table.is_mode(step.slots, DecodingMode.AUTO)
+        if not is_auto.any():
             return []
         starts = step.batch.seq_lens_cpu.tolist()
         rows = [
-            Drafting(req, MODES[mode], int(block), start, req.grammar is not None)
-            for req, mode, block, start in zip(step.reqs, table.modes(step.slots), most, starts, strict=True)
+            Drafting(req, MODES[mode], int(most), start, req.grammar is not None)
+            for req, mode, most, start in zip(step.reqs, table.mode[step.slots], longest, starts, strict=True)
         ]
-        chosen = np.flatnonzero(auto)
-        others = [rows[row] for row in np.flatnonzero(~auto)]
+        chosen = np.flatnonzero(is_auto)
+        others = [rows[row] for row in np.flatnonzero(~is_auto)]
         lengths = self.choose([rows[row] for row in chosen], others)
-        table.block_size[step.slots[chosen]] = lengths
+        table.choose_lengths(step.slots[chosen], np.array(lengths))
         return lengths
 
 

@@ -11,11 +11,12 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
 from nemotron_diffusion_patches.sglang import response_counts
+from nemotron_diffusion_plugin.core import BlockPhase
+from nemotron_diffusion_plugin.rules.block import block_lengths
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter
+from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.slots import SELF_SPECULATION, BlockPhase
 from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
 from nemotron_diffusion_plugin.sglang.front import admission
 from nemotron_diffusion_plugin.sglang.front.defaults import refuse_small_pool
@@ -27,10 +28,10 @@ from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.worker.grammar import walks_of
 from nemotron_diffusion_plugin.sglang.worker.prefill import Prefill
-from nemotron_diffusion_plugin.sglang.worker.slots import Requests
+from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 from nemotron_diffusion_plugin.sglang.worker.spec_inputs import SeedRelay
-from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, StepReport, slots_of
-from nemotron_diffusion_plugin.sglang.worker.timing import ForwardTimer
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, StepCounts, slots_of
+from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer
 from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
 
 
@@ -80,17 +81,18 @@ class BlockWorker(BaseSpecWorker):
         pool_tokens = self.model_runner.max_total_num_tokens
         refuse_small_pool(pool_tokens, self.settings.block_size, self.model_runner.page_size)
         slots = self.model_runner.req_to_token_pool.req_to_token.shape[0]
-        self.requests = Requests(
+        self.slots = WorkerSlots(
             self.settings, slots, config.hf_config.mask_token_id, config.vocab_size, torch.device(self.device)
         )
-        self.table = self.requests.table
-        self.last_position = config.context_len - 2
-        self.forward = BlockForward(self._target_worker, self.table, self._attention_backend())
+        self.table = self.slots.table
+        self.max_model_len = config.context_len
+        self.forward = BlockForward(self._target_worker, self.settings.block_size, self._attention_backend())
         self.auto = WorkerBlocks(self.settings, config.hf_config, self.server_args, self.forward)
-        picker = BlockPicker(self.table, self.forward, self.requests.seeds.__getitem__, self.operators)
+        noise_seeds = self.slots.noise_seeds.__getitem__
+        picker = BlockPicker(self.table, self.forward, noise_seeds, self.operators)
         self.drafter = Drafter(self.table, self.forward, picker, self.operators)
-        self.verifier = Verifier(self.forward, self.requests, self.operators)
-        self.prefill = Prefill(self._target_worker, self.requests, self.verifier, config.context_len)
+        self.verifier = Verifier(self.forward, self.slots, self.operators)
+        self.prefill = Prefill(self._target_worker, self.slots, self.verifier, self.max_model_len)
 
     def _attention_backend(self) -> str:
         runner = self.model_runner
@@ -105,7 +107,9 @@ class BlockWorker(BaseSpecWorker):
     def init_cuda_graphs(self) -> None:
         """Graphs of the draft forward were captured beside the target's (`graphs.py`); now forwards can be timed."""
         has_graphs = getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None
-        timer = ForwardTimer(self.forward, self.operators, has_adapter(self.model_runner.model))
+        # The request pool has one slot more than requests.
+        num_slots, has_lora = len(self.table.mode) - 1, has_adapter(self.model_runner.model)
+        timer = SlotTimer(self.forward, self.table, self.operators, num_slots, has_lora)
         self.auto.begin(timer, has_graphs)
         self.forward.count = 0
         self.model_runner.shared_read_done_event = None  # of the last timed forward
@@ -170,16 +174,13 @@ class BlockWorker(BaseSpecWorker):
         chain, drafted, denoised = self._draft(step)
         self.counters.engine_forward("bidirectional", self.forward.count - before)
         before = self.forward.count
-        rows = np.flatnonzero(
-            (self.table.phase[slots] != BlockPhase.DENOISING) & (self.table.phase[slots] != BlockPhase.ENDED)
-        )
+        rows = np.flatnonzero(~self.table.is_in(slots, BlockPhase.DENOISING, BlockPhase.ENDED))
         verified = self.verifier.verify(step, rows, chain)
         self.counters.engine_forward("causal", self.forward.count - before)
-        widths = np.zeros(step.size, dtype=np.int64)
-        widths[rows] = self.table.block_size[slots[rows]]
-        self.counters.step_begun(StepReport(step.reqs, self.table.modes(slots), drafted, denoised, widths))
-        finished = rows[self.table.is_diffusion(slots[rows])]
-        self.table.phase[slots[finished]] = BlockPhase.NONE
+        lengths = np.zeros(step.size, dtype=np.int64)
+        lengths[rows] = self.table.length[slots[rows]]
+        self.counters.step_begun(StepCounts(step.reqs, self.table.mode[slots], drafted, denoised, lengths))
+        self.table.hand_over(slots[rows[self.table.is_diffusion(slots[rows])]])
         self._drop_scores(slots)
         return _result(step, verified)
 
@@ -187,23 +188,21 @@ class BlockWorker(BaseSpecWorker):
         """Note where every request stands, and how long its block is: shorter near the context limit."""
         table, slots = self.table, step.slots
         starts = step.batch.seq_lens_cpu.numpy().astype(np.int64)
-        table.start[slots] = starts
-        table.start_gpu[step.index] = step.computed
-        most = np.clip(self.last_position + 1 - starts, 1, table.most[slots])
-        table.block_size[slots] = most
-        self.counters.chosen(self.auto.choose_for(step, self.requests, most))
+        table.place(slots, step.index, step.computed, starts)
+        longest = block_lengths(starts, table.longest[slots], self.max_model_len)
+        self.counters.chosen(self.auto.choose_for(step, table, longest))
 
     def _is_plain(self, step: DecodeStep) -> bool:
         """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
-        alone = (self.table.block_size[step.slots] == 1) & ~self.table.is_diffusion(step.slots)
-        exact = self.requests.engine_samples[step.slots]
+        alone = (self.table.length[step.slots] == 1) & ~self.table.is_diffusion(step.slots)
+        exact = self.slots.engine_samples[step.slots]
         return bool((alone & exact).all()) and not step.batch.has_grammar
 
     def _plain_decode(self, step: DecodeStep) -> GenerationBatchResult:
         """AR requests only: one decode forward and SGLang's sampler, nothing of ours in between."""
         batch, ones = step.batch, np.ones(step.size, dtype=np.int64)
-        blocks = self.verifier.blocks(step, np.arange(step.size), ones)
-        forward_batch = self.forward.forward_batch(blocks, step.seeds)
+        laid = self.verifier.lay_out(step, np.arange(step.size), ones)
+        forward_batch = self.forward.forward_batch(laid, step.seeds)
         forward_batch.sampling_info = batch.sampling_info
         forward_batch.return_logprob = batch.return_logprob
         forward_batch.top_logprobs_nums = batch.top_logprobs_nums
@@ -214,15 +213,15 @@ class BlockWorker(BaseSpecWorker):
         output = result.logits_output
         if batch.return_logprob:  # [R] becomes [R, 1], the layout of speculative results
             output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
-        modes, none = self.table.modes(step.slots), np.zeros(step.size, dtype=np.int64)
-        self.counters.step_begun(StepReport(step.reqs, modes, none, none, ones))
+        modes, none = self.table.mode[step.slots], np.zeros(step.size, dtype=np.int64)
+        self.counters.step_begun(StepCounts(step.reqs, modes, none, none, ones))
         self._drop_scores(step.slots)
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
         return _result(step, verified, result.can_run_cuda_graph)
 
     def _drop_scores(self, slots: np.ndarray) -> None:
         """Keep commit scores of unfinished blocks alone: the others have been handed over, or their request is gone."""
-        self.table.logprobs.keep_only(slots[self.table.phase[slots] == BlockPhase.DENOISING])
+        self.table.logprobs.keep_only(slots[self.table.is_in(slots, BlockPhase.DENOISING)])
 
     def _draft(self, step: DecodeStep) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """Draft and denoise; grammars choose the drafts of their requests.
@@ -232,42 +231,29 @@ class BlockWorker(BaseSpecWorker):
         """
         table, slots = self.table, step.slots
         diffusion = table.is_diffusion(slots)
-        table.phase[slots[self._ended(step, diffusion)]] = BlockPhase.ENDED
-        going = table.phase[slots] != BlockPhase.ENDED
-        fresh = np.flatnonzero(going & diffusion & (table.phase[slots] == BlockPhase.NONE))
-        table.begin_blocks(
-            slots[fresh], table.start[slots[fresh]], step.seeds[table.on_device(fresh)], self.last_position
-        )
-        table.phase[slots[fresh[table.block_size[slots[fresh]] == 1]]] = BlockPhase.PLANNED
-        speculating = np.flatnonzero(
-            going & (table.mode[slots] == SELF_SPECULATION) & (table.block_size[slots] > 1)
-        )
-        picked = table.on_device(speculating)
-        table.lay_out(
-            step.index[picked], step.seeds[picked], table.on_device(table.block_size[slots[speculating]])
-        )
-        others = bool((going & ~diffusion).any())
-        bound = self.settings.denoise_forwards if others or self.others_pending else UNBOUNDED
-        self.others_pending = others
-        walks = walks_of(step.batch, speculating.tolist()) if step.batch.has_grammar else {}
-        result = self.drafter.run(
-            slots[speculating],
-            int(table.start[slots].max()) + self.settings.block_size,
+        table.end(slots[self._ended(step, diffusion)])
+        going = ~table.is_in(slots, BlockPhase.ENDED)
+        begins = np.where(diffusion, table.is_in(slots, BlockPhase.NONE), table.length[slots] > 1)
+        has_others = bool((going & ~diffusion).any())
+        bound = self.settings.denoise_forwards if has_others or self.others_pending else UNBOUNDED
+        self.others_pending = has_others
+        result = self.drafter.draft(
+            DraftStep(
+                slots, going & begins, step.seeds, step.computed, table.start[slots], self.max_model_len
+            ),
             bound,
+            lambda rows: walks_of(step.batch, rows.tolist()) if step.batch.has_grammar else {},
             only=slots,
-            grammars={int(slots[row]): walk for row, walk in walks.items()},
         )
-        for walk in walks.values():
-            walk.rewind()
         chain = torch.zeros(step.size, self.settings.block_size, dtype=torch.int64, device=step.seeds.device)
         planned = table.on_device(np.flatnonzero(diffusion))
         chain[planned] = table.blocks.tokens[step.index[planned]]
         if result.drafts is not None:
-            chain[picked] = result.drafts
+            chain[table.on_device(result.speculating)] = result.drafts
         chain[:, 0] = step.seeds
         drafted = np.zeros(step.size, dtype=np.int64)
-        drafted[speculating] = 1
-        done = diffusion & (table.phase[slots] == BlockPhase.PLANNED)
+        drafted[result.speculating] = 1
+        done = diffusion & table.is_in(slots, BlockPhase.PLANNED)
         return chain, drafted, np.where(done, table.steps[slots], 0)
 
     def _ended(self, step: DecodeStep, diffusion: np.ndarray) -> np.ndarray:
@@ -278,7 +264,7 @@ class BlockWorker(BaseSpecWorker):
         unknown = np.zeros(step.size, dtype=bool)
         if not (self.reads_flags or diffusion.any()):
             return unknown
-        return self.requests.ended[step.index].cpu().numpy()
+        return self.slots.ended[step.index].cpu().numpy()
 
 
 def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> GenerationBatchResult:

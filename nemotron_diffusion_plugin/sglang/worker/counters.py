@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
+from nemotron_diffusion_plugin.options import MODES, DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import counters as names
 from nemotron_diffusion_plugin.serving.request_counts import (
     RESPONSE_KEY,
@@ -15,8 +15,7 @@ from nemotron_diffusion_plugin.serving.request_counts import (
     counts_of,
     start_counting,
 )
-from nemotron_diffusion_plugin.serving.slots import MODES
-from nemotron_diffusion_plugin.sglang.worker.step import StepReport
+from nemotron_diffusion_plugin.sglang.worker.step import StepCounts
 
 Observe = Callable[[Any, int, int], None]
 """Hears of a request, the drafts of its verify forward, and how many of them were accepted."""
@@ -30,7 +29,7 @@ class Counters:
     def __init__(self, metrics: _Metrics | None, observe: Observe | None = None) -> None:
         self._metrics = metrics
         self._observe = observe
-        self._pending: deque[StepReport] = deque()
+        self._pending: deque[StepCounts] = deque()
 
     @classmethod
     def for_server(
@@ -54,35 +53,35 @@ class Counters:
         if self._metrics is not None and amount:
             self._metrics.engine_forwards(attention, amount)
 
-    def step_begun(self, report: StepReport) -> None:
+    def step_begun(self, step: StepCounts) -> None:
         """Keep what a decode step does until SGLang has its result."""
-        self._pending.append(report)
+        self._pending.append(step)
 
     def step_done(self, num_correct_drafts: list[int]) -> None:
         """Count the oldest step; `num_correct_drafts` are the tokens each request emitted, less one."""
         if not self._pending:
             return
-        report = self._pending.popleft()
-        for row, req in enumerate(report.reqs):
+        step = self._pending.popleft()
+        for row, req in enumerate(step.reqs):
             if req.is_retracted or req.finished():
                 continue  # the overlap schedule's one step more
-            width, accepted = int(report.widths[row]), num_correct_drafts[row]
-            if self._observe is not None and width > 1 and MODES[report.modes[row]] is DecodingMode.AUTO:
-                self._observe(req, width - 1, accepted)
-            self._count(report, row, accepted)
+            length, accepted = int(step.lengths[row]), num_correct_drafts[row]
+            if self._observe is not None and length > 1 and MODES[step.modes[row]] is DecodingMode.AUTO:
+                self._observe(req, length - 1, accepted)
+            self._count(step, row, accepted)
 
     def chosen(self, lengths: Sequence[int]) -> None:
         """Count the block lengths chosen for requests in auto."""
         if self._metrics is not None:
             self._metrics.decisions(lengths)
 
-    def _count(self, report: StepReport, row: int, correct_drafts: int) -> None:
-        mode, counts = MODES[report.modes[row]], counts_of(report.reqs[row])
-        denoised = int(report.denoised[row])
+    def _count(self, step: StepCounts, row: int, correct_drafts: int) -> None:
+        mode, counts = MODES[step.modes[row]], counts_of(step.reqs[row])
+        denoised = int(step.denoised[row])
         for kind, amount in (
-            ("draft", int(report.drafted[row])),
+            ("draft", int(step.drafted[row])),
             ("denoise", denoised),
-            ("verify", int(report.widths[row] > 0)),
+            ("verify", int(step.lengths[row] > 0)),
         ):
             if self._metrics is not None:
                 self._metrics.forwards(mode, kind, amount)
@@ -92,7 +91,7 @@ class Counters:
             self._metrics.observe(names.STEPS_OF_BLOCK, denoised)
         if denoised and counts is not None:
             counts.block_denoised(denoised)
-        if report.widths[row] > 1:
+        if step.lengths[row] > 1:
             self._count_cycle(mode, counts, correct_drafts)
 
     def _count_cycle(self, mode: DecodingMode, counts: RequestCounts | None, correct_drafts: int) -> None:

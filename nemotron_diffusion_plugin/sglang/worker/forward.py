@@ -11,30 +11,35 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode, ForwardBatch, ForwardMode
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
-from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.core import BlockRows, Blocks, lay_out_rows, split
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
-from nemotron_diffusion_plugin.serving.slots import RequestTable
 from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
 from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
 RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4", attention_backend.NAME})
-"""Attention backends that take blocks of unequal width in one forward; the others get one forward per width."""
+"""Attention backends that take blocks of unequal length in one forward; the others get one forward per length."""
 
 BACKENDS = RAGGED_BACKENDS | {"flashinfer", "triton"}
-"""Attention backends that can do what a draft needs: blocks of any width whose rows see each other."""
+"""Attention backends that can do what a draft needs: blocks of any length whose rows see each other."""
 
 
 @dataclass
-class PreparedBlocks(BlockRows):
-    """Everything of a forward but its token ids.
+class LogitsOutput:
+    """A `core.ForwardOutput` of a forward that has computed its logits."""
 
-    `widths` is on the host; `index` and `starts`, int64 `[R]`, are the request slots and the positions of the seeds.
-    """
+    all_logits: torch.Tensor
+    hidden: torch.Tensor | None
 
-    widths: np.ndarray
-    starts_host: np.ndarray
-    index: torch.Tensor
-    starts: torch.Tensor
+    def logits(self, rows: slice) -> torch.Tensor:
+        """The logits `[n, V]` of some rows."""
+        return self.all_logits[rows]
+
+
+@dataclass
+class PreparedRows(BlockRows):
+    """The rows with their blocks, where SGLang keeps their KV, and how it attends: everything but the token ids."""
+
+    blocks: Blocks
     cache_locations: torch.Tensor
     layout: RaggedVerifyLayout | None
     causal: bool
@@ -42,18 +47,18 @@ class PreparedBlocks(BlockRows):
     @property
     def is_decode(self) -> bool:
         """Whether these are plain decode rows: one causal token per request."""
-        return self.causal and bool((self.widths == 1).all())
+        return self.causal and bool((self.blocks.lengths == 1).all())
 
 
 class BlockForward:
-    """Runs the target on blocks behind what each request has computed; `logits` of a row are the forward's output.
+    """Runs the target on blocks after what each request has computed.
 
     A draft forward leaves its KV in slots past the request's tokens. The next verify forward overwrites them before
     anybody reads them.
     """
 
-    def __init__(self, target_worker: Any, table: RequestTable, attention_backend: str) -> None:
-        self.table = table
+    def __init__(self, target_worker: Any, block_size: int, attention_backend: str) -> None:
+        self.block_size = block_size
         self.target_worker = target_worker
         self.runner = target_worker.model_runner
         self.device = torch.device(target_worker.device)
@@ -63,62 +68,32 @@ class BlockForward:
         self.max_tokens = max(1, LOGITS_AT_ONCE // self.vocab_size)
         self.count = 0
 
-    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
-        """Split blocks of `rows` tokens each by what one forward can take: a width, and a number of logits."""
-        start = total = 0
-        for row, count in enumerate(rows):
-            too_many = total + count > self.max_tokens
-            other_width = not self.ragged and count != rows[start]
-            if row > start and (too_many or other_width):
-                yield slice(start, row)
-                start, total = row, 0
-            total += int(count)
-        if start < len(rows):
-            yield slice(start, len(rows))
+    def chunks(self, lengths: np.ndarray) -> Iterator[slice]:
+        """Split blocks by what one forward can take: a number of logits, and one length unless it is ragged."""
+        return split(lengths, self.max_tokens, alike=not self.ragged)
 
-    def prepare(
-        self,
-        slots: np.ndarray,
-        index: torch.Tensor,
-        starts: torch.Tensor,
-        rows: np.ndarray,
-        upper_bound: int,
-        causal: bool,
-    ) -> PreparedBlocks:
-        """Set up one forward over R blocks; see `serving.block_forward.BlockForward`.
-
-        The host's `starts` are those of the table.
-        """
-        widths = np.asarray(rows, dtype=np.int64)
-        counts = torch.from_numpy(widths).to(self.device, non_blocking=True)
-        laid = lay_out_rows(widths, starts, counts)
+    def prepare(self, blocks: Blocks, causal: bool) -> PreparedRows:
+        """Set up one forward; `start_bounds` must be exact."""
+        laid = lay_out_rows(blocks)
         pool = self.runner.req_to_token_pool.req_to_token
-        locations = pool[index[laid.owner], laid.positions].to(torch.int64)
-        # Without a layout these backends take every block to be as wide as the server's draft.
-        is_whole = bool((widths == self.table.settings.block_size).all())
-        layout = _ragged_layout(widths, counts) if self.ragged and not is_whole else None
-        return PreparedBlocks(
-            laid.offsets,
-            laid.owner,
-            laid.local,
-            laid.positions,
-            widths,
-            self.table.start[slots],
-            index,
-            starts,
-            locations,
-            layout,
-            causal,
+        locations = pool[blocks.index[laid.owner], laid.positions].to(torch.int64)
+        # Without a layout these backends take every block to be as long as the server's draft.
+        is_whole = bool((blocks.lengths == self.block_size).all())
+        layout = _ragged_layout(blocks) if self.ragged and not is_whole else None
+        return PreparedRows(
+            laid.offsets, laid.owner, laid.local, laid.positions, blocks, locations, layout, causal
         )
 
     def run(
-        self, blocks: PreparedBlocks, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Run the target over int64 token ids `[T]` and return logits `[T, V]`.
-
-        `lora_rows` (`[T, 1]`, the model's dtype) is 1 where the drafter LoRA applies; None leaves it off.
-        """
-        return self.output(self.forward_batch(blocks, token_ids, lora_rows)).next_token_logits
+        self,
+        rows: PreparedRows,
+        token_ids: torch.Tensor,
+        lora_rows: torch.Tensor | None = None,
+        hidden: bool = False,
+    ) -> LogitsOutput:
+        """See `core.BlockForward.run`; a forward that hands over hidden states replays no CUDA graph."""
+        output = self.output(self.forward_batch(rows, token_ids, lora_rows, hidden))
+        return LogitsOutput(output.next_token_logits, output.hidden_states)
 
     def output(self, forward_batch: ForwardBatch) -> Any:
         """Run a prepared forward without sampling and return SGLang's logits output."""
@@ -128,54 +103,56 @@ class BlockForward:
         )
         return result.logits_output
 
-    def logits(self, output: torch.Tensor) -> torch.Tensor:
-        """The logits `[T, V]` of rows of the output."""
-        return output
-
     def forward_batch(
-        self, blocks: PreparedBlocks, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None
+        self,
+        rows: PreparedRows,
+        token_ids: torch.Tensor,
+        lora_rows: torch.Tensor | None = None,
+        hidden: bool = False,
     ) -> ForwardBatch:
         """SGLang's description of the forward: a decode step where every block is one causal row."""
-        is_decode = blocks.is_decode
+        blocks, is_decode = rows.blocks, rows.is_decode
         ahead = int(is_decode)  # a decode step counts its own token as part of the sequence
-        lengths = torch.from_numpy(blocks.starts_host + ahead).to(torch.int32)
+        lengths = torch.from_numpy(blocks.start_bounds + ahead).to(torch.int32)
+        capture = CaptureHiddenMode.FULL if hidden else CaptureHiddenMode.NULL
         spec_info = None
         if not is_decode:
             spec_info = BlockPass(
-                positions=blocks.positions,
-                draft_token_num=int(blocks.widths.max()),
-                bidirectional=not blocks.causal,
+                positions=rows.positions,
+                draft_token_num=int(blocks.lengths.max()),
+                bidirectional=not rows.causal,
                 lora_rows=lora_rows,
-                ragged_verify_layout=blocks.layout,
+                ragged_verify_layout=rows.layout,
+                capture_hidden_mode=capture,
             )
         batch = ForwardBatch(
             forward_mode=ForwardMode.DECODE if is_decode else ForwardMode.TARGET_VERIFY,
-            batch_size=len(blocks.widths),
+            batch_size=len(blocks.lengths),
             input_ids=token_ids,
             req_pool_indices=blocks.index,
             seq_lens=blocks.starts + ahead,
-            out_cache_loc=blocks.cache_locations,
+            out_cache_loc=rows.cache_locations,
             seq_lens_sum=int(lengths.sum()),
             seq_lens_cpu=lengths,
-            positions=blocks.positions,
+            positions=rows.positions,
             spec_algorithm=self.runner.spec_algorithm,
             spec_info=spec_info,
-            capture_hidden_mode=CaptureHiddenMode.NULL,
+            capture_hidden_mode=capture,
             return_hidden_states_before_norm=False,
         )
         self.runner.kv_index_translator.bind_own_plan(batch)
         return batch
 
 
-def _ragged_layout(widths: np.ndarray, counts: torch.Tensor) -> RaggedVerifyLayout:
-    ends = counts.cumsum(0).to(torch.int32)
+def _ragged_layout(blocks: Blocks) -> RaggedVerifyLayout:
+    ends = blocks.lengths_gpu.cumsum(0).to(torch.int32)
     indptr = torch.nn.functional.pad(ends, (1, 0))
-    total = int(widths.sum())
+    total = int(blocks.lengths.sum())
     return RaggedVerifyLayout(
-        verify_lens=counts.to(torch.int32),
+        verify_lens=blocks.lengths_gpu.to(torch.int32),
         graph_num_tokens=total,
         extend_start_loc=indptr[:-1],
         qo_indptr_device=indptr,
-        verify_lens_cpu=widths.tolist(),
+        verify_lens_cpu=blocks.lengths.tolist(),
         total_verify_tokens=total,
     )

@@ -11,38 +11,36 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemotron_diffusion_plugin.serving.constrained_drafts import DraftWalk
 
-class DraftWalk:
-    """The grammar of one request on its way over drafts; a `decoding.constrain.DraftGrammar`."""
+
+class SglangDraftWalk(DraftWalk):
+    """The grammar of one request; it begins after the seed."""
 
     def __init__(self, grammar: Any, vocab_size: int) -> None:
         self._grammar = grammar
         self._mask = grammar.allocate_vocab_mask(vocab_size=vocab_size, batch_size=1, device="cpu")
         self._takes = self._try if _refuses_cleanly(grammar) else self._ask
-        self._advanced = 0
 
-    def follow(self, tokens: Sequence[int]) -> int:
-        """Go on behind the leading tokens that may come, and return how many those are."""
+    def advance(self, tokens: Sequence[int]) -> int:
+        """See `DraftWalk.advance`."""
         for count, token in enumerate(tokens):
             if self._grammar.is_terminated() or not self._takes(token):
                 return count
-            self._advanced += 1
         return len(tokens)
 
+    def roll_back(self, count: int) -> None:
+        """See `DraftWalk.roll_back`."""
+        self._grammar.rollback(count)
+
     def allowed(self) -> np.ndarray | None:
-        """What may come next, int32 `[ceil(V / 32)]`, valid until the next call; None behind the end."""
+        """See `DraftWalk.allowed`."""
         if self._grammar.is_terminated():
             return None
         self._mask.fill_(-1)  # stays where nothing is constrained yet
         self._grammar.fill_vocab_mask(self._mask, 0)
         words: np.ndarray = self._mask[0].numpy()
         return words
-
-    def rewind(self) -> None:
-        """Go back behind the seed."""
-        if self._advanced:
-            self._grammar.rollback(self._advanced)
-            self._advanced = 0
 
     def _try(self, token: int) -> bool:
         try:
@@ -71,11 +69,11 @@ def _refuses_cleanly(grammar: Any) -> bool:
     return isinstance(inner, XGrammarGrammar) and not getattr(grammar, "enable_token_filter", False)
 
 
-def walks_of(batch: Any, rows: Iterable[int]) -> dict[int, DraftWalk]:
+def walks_of(batch: Any, rows: Iterable[int]) -> dict[int, SglangDraftWalk]:
     """The grammars of the batch rows that have one, by row, ready to walk."""
     vocab_size = batch.sampling_info.vocab_size
     grammars = {row: batch.reqs[row].grammar for row in rows}
-    return {row: DraftWalk(one, vocab_size) for row, one in grammars.items() if one is not None}
+    return {row: SglangDraftWalk(one, vocab_size) for row, one in grammars.items() if one is not None}
 
 
 Mask = Callable[[torch.Tensor], None]

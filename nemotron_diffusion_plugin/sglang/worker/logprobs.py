@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.slots import RequestTable
-
-
-def wanted_logprobs(req: Any) -> tuple[int | None, Sequence[int]]:
-    """How many of the likeliest tokens and which ids a request wants the log-probabilities of; None for none."""
-    if not req.return_logprob:
-        return None, ()
-    return req.logprob.top_logprobs_num or 0, req.logprob.token_ids_logprob or ()
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 
 
 def put_commit_scores(
-    table: RequestTable, output: Any, slots: np.ndarray, widths: np.ndarray, stride: int
+    table: SlotTable, output: Any, slots: np.ndarray, lengths: np.ndarray, stride: int
 ) -> None:
     """Put the scores by which diffusion requests committed their blocks into SGLang's logits output, in place.
 
     Args:
         output: has the causal ones of a batch; token j of row r is at r * stride + j of its lists.
         slots: the request slots, host `[R]`.
-        widths: rows of each request in the verify forward, host `[R]`, 0 for one that took no part. The last one's
+        lengths: rows of each request in the verify forward, host `[R]`, 0 for one that took no part. The last one's
             token is the next seed, which is a causal pick.
     """
-    for row in np.flatnonzero(table.logprobs.is_wanted(slots) & (widths > 1)):
-        committed = int(widths[row]) - 1
+    for row in np.flatnonzero(table.logprobs.is_wanted(slots) & (lengths > 1)):
+        committed = int(lengths[row]) - 1
         device = output.next_token_logprobs.device
         scores = table.logprobs.of(int(slots[row]), torch.arange(1, committed + 1, device=device))
         if scores is None:

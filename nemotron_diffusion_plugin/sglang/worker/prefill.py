@@ -9,7 +9,8 @@ import torch
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from nemotron_diffusion_plugin.sglang.worker.slots import Requests, forced_seed
+from nemotron_diffusion_plugin.sglang.worker.retraction import forced_seed
+from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 from nemotron_diffusion_plugin.sglang.worker.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, slots_of
 from nemotron_diffusion_plugin.sglang.worker.verification import Verifier
@@ -19,10 +20,10 @@ class Prefill:
     """Runs prompts, also those of retracted requests, which hold the output so far."""
 
     def __init__(
-        self, target_worker: Any, requests: Requests, verifier: Verifier, max_model_len: int
+        self, target_worker: Any, slots: WorkerSlots, verifier: Verifier, max_model_len: int
     ) -> None:
         self.target_worker = target_worker
-        self.requests = requests
+        self.slots = slots
         self.verifier = verifier
         self.max_model_len = max_model_len
 
@@ -30,8 +31,8 @@ class Prefill:
         """Prefill a batch; each request's slot is taken over by it."""
         slots = slots_of(batch)
         for req in batch.reqs:
-            self.requests.take(req, self.max_model_len)
-        own = np.flatnonzero(~self.requests.engine_samples[slots])
+            self.slots.take(req, self.max_model_len)
+        own = np.flatnonzero(~self.slots.engine_samples[slots])
         if len(own) and not batch.is_prefill_only:
             result = self._sample_here(batch, slots, own)
         else:
@@ -59,19 +60,19 @@ class Prefill:
             batch=None, forward_batch=forward_batch, is_verify=True
         )
         output = result.logits_output
-        rows = self.requests.table.on_device(own)
+        rows = self.slots.table.on_device(own)
         logits = output.next_token_logits[rows].clone()
         batch.sampling_info.update_regex_vocab_mask()
         mask = batch.sampling_info.grammar_mask  # SGLang drops its own once it has applied it
         result.next_token_ids = runner.sample(output, forward_batch)
-        index = self.requests.table.on_device(slots)
-        self.requests.table.start[slots] = batch.seq_lens_cpu.numpy().astype(np.int64) - 1
+        index = self.slots.table.on_device(slots)
         step = DecodeStep(batch, slots, index, batch.seq_lens.to(torch.int64) - 1, torch.zeros_like(index))
-        blocks = self.verifier.blocks(step, own, np.ones(len(own), dtype=np.int64))
+        self.slots.table.place(slots, index, step.computed, batch.seq_lens_cpu.numpy().astype(np.int64) - 1)
+        laid = self.verifier.lay_out(step, own, np.ones(len(own), dtype=np.int64))
         if mask is not None:
             mask = type(mask)(mask.grammar, mask.vocab_mask[rows]).apply
         chain = torch.zeros(len(own), 1, dtype=torch.int64, device=index.device)
-        outcome = self.verifier.acceptance.decide(step, own, blocks, chain, logits, mask)
+        outcome = self.verifier.acceptance.decide(step, own, laid, chain, logits, mask)
         tokens = outcome.tokens[:, 0]
         result.next_token_ids[rows] = tokens.to(result.next_token_ids.dtype)
         if outcome.logits is not None:

@@ -39,22 +39,22 @@ class DecodeStep:
 
 
 @dataclass
-class StepReport:
+class StepCounts:
     """What a decode step did for each of its requests, kept until its result comes back; host arrays `[R]`.
 
     Attributes:
         reqs: SGLang's requests.
-        modes: their decoding modes, as `serving.request_table` numbers them.
+        modes: their decoding modes, by `DecodingMode.code`.
         drafted: draft forwards the request took part in.
         denoised: denoise forwards of the block that this step hands over.
-        widths: rows of the request in the verify forward, 0 for one that took no part.
+        lengths: rows of the request in the verify forward, 0 for one that took no part.
     """
 
     reqs: list[Any]
     modes: np.ndarray
     drafted: np.ndarray
     denoised: np.ndarray
-    widths: np.ndarray
+    lengths: np.ndarray
 
 
 def slots_of(batch: Any) -> np.ndarray:

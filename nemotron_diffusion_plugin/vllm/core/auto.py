@@ -7,7 +7,6 @@ from typing import Any
 from nemotron_diffusion_plugin.auto.choice import Engine
 from nemotron_diffusion_plugin.auto.requests import AutoBlocks, Drafting, make_policy
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.serving.slots import drafted_block
 from nemotron_diffusion_plugin.settings import ServerSettings
 
 _LENGTH = "_nemotron_diffusion_block_length"
@@ -31,7 +30,7 @@ class SchedulerBlocks(AutoBlocks):
         auto, others = [], []
         for request, options in requests:
             mode, kv = options.decoding_mode, int(request.num_computed_tokens)
-            one = Drafting(request, mode, drafted_block(options), kv, request.use_structured_output)
+            one = Drafting(request, mode, options.longest_block, kv, request.use_structured_output)
             if mode is not DecodingMode.AUTO:
                 others.append(one)
             elif request.request_id in scheduled:

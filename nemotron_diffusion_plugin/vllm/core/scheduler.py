@@ -13,7 +13,6 @@ from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.counters import ACCEPTED_IN_CYCLE, STEPS_OF_BLOCK
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, counts_of, start_counting
-from nemotron_diffusion_plugin.serving.slots import drafted_block
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
 from nemotron_diffusion_plugin.vllm.core.auto import (
     SchedulerBlocks,
@@ -21,16 +20,15 @@ from nemotron_diffusion_plugin.vllm.core.auto import (
     note_proposed,
     proposed_drafts,
 )
-from nemotron_diffusion_plugin.vllm.messages import DraftPlan, RequestGrammar
+from nemotron_diffusion_plugin.vllm.grammar import RequestGrammar
+from nemotron_diffusion_plugin.vllm.messages import DenoiseReport, DraftPlan
 from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
-from nemotron_diffusion_plugin.vllm.step_report import StepReport
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 _NOW = 0
 _UNTIL_RELEASED = sys.maxsize
-_OPTIONS = "nemotron_diffusion_options"
 
 
 class BlockScheduling(Scheduler):
@@ -66,7 +64,7 @@ class BlockScheduling(Scheduler):
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Take in the step's tokens and what the worker reports about its blocks."""
-        report: StepReport | None = getattr(model_runner_output, REPORT_ATTRIBUTE, None)
+        report: DenoiseReport | None = getattr(model_runner_output, REPORT_ATTRIBUTE, None)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._in_flight.difference_update(scheduler_output.num_scheduled_tokens)
         if report is not None:
@@ -127,7 +125,7 @@ class BlockScheduling(Scheduler):
         if counts := counts_of(request):
             counts.forward(kind)
 
-    def _count_denoising(self, report: StepReport) -> None:
+    def _count_denoising(self, report: DenoiseReport) -> None:
         for request_id, steps in report.denoise_steps.items():
             self.board.add("denoise_forwards", DecodingMode.DIFFUSION, steps)
             self.board.observe(STEPS_OF_BLOCK, steps)
@@ -164,11 +162,7 @@ class BlockScheduling(Scheduler):
         return DraftPlan(lengths, grammars)
 
     def _options(self, request: Request) -> DecodingOptions:
-        params, options = getattr(request, _OPTIONS, (None, None))
-        if options is None or params is not request.sampling_params:
-            options = request_options(self.settings, request.sampling_params)
-            setattr(request, _OPTIONS, (request.sampling_params, options))
-        return options
+        return request_options(self.settings, request.sampling_params)
 
     def _is_diffusion(self, request: Request) -> bool:
         return self._options(request).decoding_mode is DecodingMode.DIFFUSION
@@ -176,12 +170,12 @@ class BlockScheduling(Scheduler):
     def _num_drafts(self, request: Request, seed_position: int) -> int:
         """Drafts after the seed; a diffusion block that was cut short goes on where it stopped."""
         options = self._options(request)
-        block = drafted_block(options)
+        longest = options.longest_block
         if options.decoding_mode is DecodingMode.AUTO:
             return chosen_block(request) - 1
         if options.decoding_mode is DecodingMode.DIFFUSION:
-            return block - 1 - (seed_position - request.num_prompt_tokens) % block
-        return block - 1
+            return longest - 1 - (seed_position - request.num_prompt_tokens) % longest
+        return longest - 1
 
     def _neighbours(self) -> bool:
         """Whether a running request is not parked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
@@ -18,11 +17,10 @@ from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.core.auto import device_name
 from nemotron_diffusion_plugin.vllm.front import admission, metrics
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, uses_block_speculator
+from nemotron_diffusion_plugin.vllm.log import logger
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 SCHEDULER_PATH = "nemotron_diffusion_plugin.vllm.core.scheduler.make_scheduler"
-
-logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 
 class ServingDefaults(VerifyAndUpdateConfig):

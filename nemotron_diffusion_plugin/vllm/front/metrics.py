@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -16,8 +15,7 @@ from prometheus_client.registry import Collector
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
 from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader
-
-logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
+from nemotron_diffusion_plugin.vllm.log import logger
 
 _collector: Collector | None = None
 

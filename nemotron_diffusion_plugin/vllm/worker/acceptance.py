@@ -22,7 +22,7 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.vllm.worker.logprobs import LOGITS_MODES, put_commit_scores
 
 Resume = Callable[[np.ndarray, np.ndarray], None]
@@ -30,30 +30,26 @@ Resume = Callable[[np.ndarray, np.ndarray], None]
 
 
 def planned_successors(
-    table: RequestTable, index: torch.Tensor, positions: torch.Tensor, sampled: torch.Tensor
+    table: SlotTable, index: torch.Tensor, positions: torch.Tensor, sampled: torch.Tensor
 ) -> torch.Tensor:
     """Return, for each slot, the planned token after a position, or the sampled one where none is planned.
 
-    `index`, `positions` and `sampled` are int64 `[R]`; a token is planned inside a finished block only.
+    `index`, `positions` and `sampled` are int64 `[R]`.
     """
-    place = positions + 1 - table.start_gpu[index]
-    inside = table.planned[index] & (place >= 1) & (place < table.blocks.length[index])
-    columns = place.clamp(0, table.blocks.tokens.shape[1] - 1)
-    return torch.where(inside, table.blocks.tokens[index, columns], sampled)
+    inside, _, planned = table.planned_token(index, positions)
+    return torch.where(inside, planned, sampled)
 
 
 class BlockSampler(Sampler):
     """vLLM's sampler; a diffusion request inside a planned block gets its planned token."""
 
-    table: RequestTable
+    table: SlotTable
     operators: Operators
     resume: Resume
     last_output: SamplerOutput | None = None
 
     @classmethod
-    def adopt(
-        cls, sampler: Sampler, table: RequestTable, operators: Operators, resume: Resume
-    ) -> BlockSampler:
+    def adopt(cls, sampler: Sampler, table: SlotTable, operators: Operators, resume: Resume) -> BlockSampler:
         """Take over the state of the sampler that the runner has built."""
         if type(sampler) is not Sampler:
             raise ValueError(

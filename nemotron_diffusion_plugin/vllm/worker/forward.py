@@ -15,12 +15,26 @@ from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.block_table import BlockTables
 
-from nemotron_diffusion_plugin.core import BlockRows, lay_out_rows
+from nemotron_diffusion_plugin.core import BlockRows, Blocks, lay_out_rows, split
+from nemotron_diffusion_plugin.rules.block import last_position
 from nemotron_diffusion_plugin.vllm.draft_lora import ROWS
 
 
 @dataclass
-class PreparedBlocks(BlockRows):
+class HiddenOutput:
+    """A `core.ForwardOutput` whose logits are computed when they are asked for, a few rows at a time."""
+
+    hidden: torch.Tensor
+    model: torch.nn.Module
+
+    def logits(self, rows: slice) -> torch.Tensor:
+        """Return the logits `[n, V]` of some rows, in the model's dtype."""
+        logits: torch.Tensor = self.model.compute_logits(self.hidden[rows])
+        return logits
+
+
+@dataclass
+class PreparedRows(BlockRows):
     """The rows with where vLLM puts their KV and how it attends: everything but the token ids."""
 
     slot_mapping: dict[str, torch.Tensor]
@@ -53,94 +67,68 @@ class BlockForward:
         self._own_slots = torch.zeros_like(block_tables.slot_mappings)
 
     @property
-    def last_position(self) -> int:
-        """The last position a block may occupy: its bonus must still fit into max_model_len."""
-        return int(self.vllm_config.model_config.max_model_len) - 2
+    def max_model_len(self) -> int:
+        """Most tokens of a request; vLLM may lower it while it sizes the KV cache."""
+        return int(self.vllm_config.model_config.max_model_len)
 
-    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
-        """Split blocks of `rows` tokens each so that no forward exceeds max_num_batched_tokens."""
-        start = total = 0
-        for index, count in enumerate(rows):
-            if total + count > self.max_tokens:
-                yield slice(start, index)
-                start, total = index, 0
-            total += int(count)
-        if start < len(rows):
-            yield slice(start, len(rows))
+    def chunks(self, lengths: np.ndarray) -> Iterator[slice]:
+        """Split blocks so that no forward exceeds max_num_batched_tokens."""
+        return split(lengths, self.max_tokens)
 
-    def prepare(
-        self,
-        slots: np.ndarray,
-        index: torch.Tensor,
-        starts: torch.Tensor,
-        rows: np.ndarray,
-        upper_bound: int,
-        causal: bool,
-    ) -> PreparedBlocks:
-        """Set up one forward over R blocks; see `serving.block_forward.BlockForward`.
-
-        It is valid until the next set-up, which reuses its buffers. Rows past `last_position` take part without being
-        seen. The host's `slots` are not needed here.
-        """
+    def prepare(self, blocks: Blocks, causal: bool) -> PreparedRows:
+        """Set up one forward; rows past the context take part without being seen."""
         assert self.attn_groups is not None, "no forward has run yet"
-        counts = async_tensor_h2d(np.asarray(rows), device=self.device, dtype=torch.int64)
-        laid = lay_out_rows(rows, starts, counts)
+        laid = lay_out_rows(blocks)
+        last = last_position(self.max_model_len)
+        num_reqs, num_tokens = len(blocks.lengths), laid.num_tokens
         offsets_gpu = async_tensor_h2d(laid.offsets, device=self.device)
-        num_tokens = laid.num_tokens
-        outside = laid.positions > self.last_position
-        positions = laid.positions.clamp(max=self.last_position)
-        seq_lens = (starts + counts).clamp_(max=self.last_position + 1).to(torch.int32)
+        positions = laid.positions.clamp(max=last)
         tables = self.tables.gather_block_tables(
-            index,
-            num_reqs_padded=len(rows),
-            out=tuple(self._own_tables),
-            out_ptrs=self._own_table_ptrs,
+            blocks.index, num_reqs_padded=num_reqs, out=tuple(self._own_tables), out_ptrs=self._own_table_ptrs
         )
         cache_slots = self.tables.compute_slot_mappings(
-            index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
+            blocks.index, offsets_gpu, positions, num_tokens_padded=num_tokens, out=self._own_slots
         )
-        cache_slots = cache_slots.masked_fill(outside, PAD_SLOT_ID)
+        cache_slots = cache_slots.masked_fill(laid.positions > last, PAD_SLOT_ID)
         attention = build_attn_metadata(
             attn_groups=self.attn_groups,
-            num_reqs=len(rows),
+            num_reqs=num_reqs,
             num_tokens=num_tokens,
             query_start_loc_gpu=offsets_gpu,
             query_start_loc_cpu=torch.from_numpy(laid.offsets),
-            max_query_len=int(max(rows)),
-            seq_lens=seq_lens,
-            max_seq_len=min(upper_bound, self.last_position + 1),
+            max_query_len=int(blocks.lengths.max()),
+            seq_lens=(blocks.starts + blocks.lengths_gpu).clamp_(max=last + 1).to(torch.int32),
+            max_seq_len=min(blocks.end_bound, last + 1),
             block_tables=tables,
             slot_mappings=cache_slots,
             kv_cache_config=self.kv_cache_config,
             causal=causal,
         )
         by_layer = build_slot_mappings_by_layer(cache_slots, self.kv_cache_config)
-        return PreparedBlocks(laid.offsets, laid.owner, laid.local, positions, by_layer, attention)
+        return PreparedRows(laid.offsets, laid.owner, laid.local, positions, by_layer, attention)
 
     def run(
-        self, blocks: PreparedBlocks, token_ids: torch.Tensor, lora_rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the hidden states `[T, hidden_size]` of int token ids `[T]`.
-
-        `lora_rows` (`[T, 1]`, the model's dtype) is 1 where the drafter LoRA applies; None leaves it off.
-        """
+        self,
+        rows: PreparedRows,
+        token_ids: torch.Tensor,
+        lora_rows: torch.Tensor | None = None,
+        hidden: bool = False,
+    ) -> HiddenOutput:
+        """See `core.BlockForward.run`; hidden states are always there."""
         self.count += 1
         context = set_forward_context(
-            blocks.attention,
+            rows.attention,
             self.vllm_config,
-            num_tokens=blocks.num_tokens,
+            num_tokens=rows.num_tokens,
             cudagraph_runtime_mode=CUDAGraphMode.NONE,
-            slot_mapping=blocks.slot_mapping,
-            batch_descriptor=BatchDescriptor(num_tokens=blocks.num_tokens),
+            slot_mapping=rows.slot_mapping,
+            batch_descriptor=BatchDescriptor(num_tokens=rows.num_tokens),
         )
         with context:
             if lora_rows is not None:
                 get_forward_context().additional_kwargs[ROWS] = lora_rows
-            return self.model(input_ids=token_ids.to(torch.int32), positions=blocks.positions)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits `[T, V]` of hidden states `[T, hidden_size]`, in the model's dtype."""
-        return self.model.compute_logits(hidden)
+            states = self.model(input_ids=token_ids.to(torch.int32), positions=rows.positions)
+        return HiddenOutput(states, self.model)
 
     def take_count(self) -> int:
         """Forwards run since the last call."""

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 
 LOGITS_MODES = ("raw_logits", "processed_logits")
 """Settings of `--logprobs-mode` with which vLLM reports logits."""
 
 
-def wanted_logprobs(params: Any) -> tuple[int | None, Sequence[int]]:
-    """How many of the likeliest tokens (-1: all) and which ids a request wants the log-probabilities of.
-
-    Ids that it names stand in the place of the likeliest, as vLLM has it. None where it wants none.
-    """
-    return (0, params.logprob_token_ids) if params.logprob_token_ids else (params.logprobs, ())
-
-
 def put_commit_scores(
-    table: RequestTable, tensors: Any, slots: np.ndarray, bounds: np.ndarray, positions: torch.Tensor
+    table: SlotTable, tensors: Any, slots: np.ndarray, bounds: np.ndarray, positions: torch.Tensor
 ) -> None:
     """Put the scores by which diffusion requests committed their tokens into vLLM's `LogprobsTensors`, in place.
 
@@ -33,11 +24,12 @@ def put_commit_scores(
     """
     for request in np.flatnonzero(table.logprobs.is_wanted(slots)):
         slot, rows = int(slots[request]), slice(int(bounds[request]), int(bounds[request + 1]))
-        places = positions[rows] + 1 - table.start_gpu[slot]
+        inside, places, _ = table.planned_token(
+            torch.tensor([slot], device=positions.device), positions[rows]
+        )
         scores = table.logprobs.of(slot, places)
         if scores is None:
             continue
-        inside = table.planned[slot] & (places >= 1) & (places < table.blocks.length[slot])
         _put(tensors.logprobs, rows, 0, scores.token[:, None], inside)
         _put(tensors.selected_token_ranks[:, None], rows, 0, scores.rank[:, None], inside)
         _put(tensors.logprobs, rows, 1, scores.named if scores.named.shape[1] else scores.top, inside)

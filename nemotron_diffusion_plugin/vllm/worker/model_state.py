@@ -7,6 +7,7 @@ from typing import Any
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from nemotron_diffusion_plugin.vllm.worker.forward import BlockForward
+from nemotron_diffusion_plugin.vllm.worker.requests import read_request
 from nemotron_diffusion_plugin.vllm.worker.speculator import speculator_of
 
 
@@ -30,12 +31,13 @@ class BlockModelState(DefaultModelState):
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         """Take over a slot, also for a request that was preempted and comes back."""
         super().add_request(req_index, new_req_data)
-        self.speculator.table.add(
-            req_index,
+        request = read_request(
+            self.speculator.settings,
             new_req_data.prompt_len,
             new_req_data.sampling_params,
             self.max_model_len,
         )
+        self.speculator.table.take(req_index, request)
 
     def remove_request(self, req_id: str) -> None:
         """Forget the block of a request that has finished, was aborted or is preempted."""

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nemotron_diffusion_plugin.serving.slots import BlockPhase, RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.vllm.worker.forward import BlockForward
 
 
 class BlockReplay:
     """Plans the current block of a resumed request by position arithmetic alone; it keeps no state."""
 
-    def __init__(self, table: RequestTable, forward: BlockForward, req_states: Any) -> None:
+    def __init__(self, table: SlotTable, forward: BlockForward, req_states: Any) -> None:
         self.table = table
         self.forward = forward
         self.req_states = req_states
@@ -31,34 +31,18 @@ class BlockReplay:
 
         `finish_block(slot)` denoises the block of one slot to its end.
         """
-        block_size = int(self.table.block_size[slot])
-        place = (known - 1 - int(self.table.prompt_len[slot])) % block_size
-        if place == block_size - 1:
+        longest = int(self.table.longest[slot])
+        place = (known - 1 - int(self.table.prompt_len[slot])) % longest
+        if place == longest - 1:
             return
         start = known - 1 - place
         emitted = self.req_states.all_token_ids.gpu[slot, start:known].to(self.table.device, torch.int64)
-        slots, starts = np.array([slot]), np.array([start])
-        self.table.begin_blocks(slots, starts, emitted[:1], self.forward.last_position)
+        slots = np.array([slot])
+        self.table.begin_blocks(slots, np.array([start]), emitted[:1], self.forward.max_model_len)
         finish_block(slot)
         if not torch.equal(self.table.blocks.tokens[slot, : place + 1], emitted):
-            self._keep(slot, emitted)
+            # Unseeded sampling gave other tokens than were emitted.
+            self.table.mask_after(slot, emitted)
             finish_block(slot)
-        blocks = self.forward.prepare(
-            slots,
-            self.table.on_device(slots),
-            self.table.on_device(starts),
-            np.array([place + 1]),
-            known,
-            causal=True,
-        )
-        self.forward.run(blocks, emitted)
-
-    def _keep(self, slot: int, emitted: torch.Tensor) -> None:
-        """Unseeded sampling gave other tokens than were emitted: mask the rest of the block again behind these."""
-        blocks, count = self.table.blocks, emitted.shape[0]
-        column = torch.arange(blocks.masked.shape[1], device=self.table.device)
-        blocks.tokens[slot, :count] = emitted
-        blocks.tokens[slot, count:] = self.table.mask_token_id
-        blocks.masked[slot] = (column >= count) & (column < blocks.length[slot])
-        self.table.planned[slot] = False
-        self.table.phase[slot] = BlockPhase.DENOISING
+        blocks = self.table.forward_blocks(slots, self.table.on_device(slots), np.array([place + 1]))
+        self.forward.run(self.forward.prepare(blocks, causal=True), emitted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,25 +15,23 @@ from vllm.v1.worker.gpu.states import RequestState
 from nemotron_diffusion_patches.vllm import draft_plan as draft_plan_patch
 from nemotron_diffusion_patches.vllm import step_report as step_report_patch
 from nemotron_diffusion_patches.vllm import worker_warm_up as worker_warm_up_patch
-from nemotron_diffusion_plugin.rules.constrain import DraftGrammar
-from nemotron_diffusion_plugin.serving.drafting import NO_GRAMMARS, UNBOUNDED, Drafter, DraftResult
+from nemotron_diffusion_plugin.core import BlockPhase
+from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.rules.block import last_position
+from nemotron_diffusion_plugin.serving.constrained_drafts import DraftWalk
+from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.serving.slots import DIFFUSION, SELF_SPECULATION, BlockPhase
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import MEASURED
-from nemotron_diffusion_plugin.vllm.messages import DraftPlan
+from nemotron_diffusion_plugin.vllm.log import logger
+from nemotron_diffusion_plugin.vllm.messages import DenoiseReport, DraftPlan
 from nemotron_diffusion_plugin.vllm.settings import server_settings
-from nemotron_diffusion_plugin.vllm.step_report import StepReport
 from nemotron_diffusion_plugin.vllm.worker.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.worker.forward import BlockForward
 from nemotron_diffusion_plugin.vllm.worker.logprobs import LOGITS_MODES
 from nemotron_diffusion_plugin.vllm.worker.replay import BlockReplay
-from nemotron_diffusion_plugin.vllm.worker.slots import VllmRequestTable
-from nemotron_diffusion_plugin.vllm.worker.timing import ForwardTimer
-
-logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
-
-NOBODY = np.empty(0, dtype=np.int64)
+from nemotron_diffusion_plugin.vllm.worker.timing import RunnerTimer
 
 _speculators: weakref.WeakValueDictionary[int, BlockSpeculator] = weakref.WeakValueDictionary()
 
@@ -66,14 +63,14 @@ class BlockSpeculator(BaseSpeculator):
         logger.info("Nemotron-Labs-Diffusion: operators by %s", self.operators.name)
         self.num_drafts = self.settings.block_size - 1
         self.reads_flags = device.type == "cpu"
-        self.table = VllmRequestTable(
+        self.table = SlotTable(
             self.settings,
             vllm_config.scheduler_config.max_num_seqs,
             vllm_config.model_config.hf_config.mask_token_id,
             device,
         )
         self.table.logprobs.as_logits = vllm_config.model_config.logprobs_mode in LOGITS_MODES
-        self._report = StepReport()
+        self._report = DenoiseReport()
         self._plan = DraftPlan()
         _speculators[id(vllm_config)] = self
         step_report_patch.patch(_take_report).apply()
@@ -109,28 +106,28 @@ class BlockSpeculator(BaseSpeculator):
     def measure_costs(self, runner: Any) -> None:
         """Time forwards for auto, unless the server was given their costs; the next report has them."""
         if self.settings.cost_source == MEASURED:
-            timer = ForwardTimer(runner, self.forward, self.table, self.operators)
-            self._report.forward_costs = timer.measure(self.vllm_config.model_config.hf_config)
+            timer = RunnerTimer(runner, self.forward, self.table, self.operators)
+            self._report.forward_costs = timer.costs(self.vllm_config.model_config.hf_config)
             self.forward.take_count()
 
     def take_plan(self, plan: DraftPlan) -> None:
         """Take what the scheduler has planned for the drafts behind the coming step."""
         self._plan = plan
 
-    def take_report(self) -> StepReport:
+    def take_report(self) -> DenoiseReport:
         """What was denoised since the last report."""
-        report, self._report = self._report, StepReport()
+        report, self._report = self._report, DenoiseReport()
         report.bidirectional_forwards = self.forward.take_count()
-        denoising = np.flatnonzero(self.table.phase == BlockPhase.DENOISING)
-        report.denoising = frozenset(self.req_states.index_to_req_id[int(slot)] for slot in denoising)
+        ids = self.req_states.index_to_req_id
+        report.denoising = frozenset(ids[int(slot)] for slot in self.table.denoising())
         return report
 
     def finish_scheduled(self, input_batch: Any) -> None:
         """Before a verify forward: finish blocks that are scheduled though they still hold masks."""
-        late = self.table.phase[input_batch.idx_mapping_np] == BlockPhase.DENOISING
+        late = self.table.is_in(input_batch.idx_mapping_np, BlockPhase.DENOISING)
         if not late.any():
             return
-        self._run(NOBODY, 0, UNBOUNDED)
+        self._report_finished(self.drafter.run())
         if input_batch.num_draft_tokens_per_req is None:
             return
         for row in np.flatnonzero(late):
@@ -166,104 +163,77 @@ class BlockSpeculator(BaseSpeculator):
             return drafts
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs].astype(np.int64)
         ends = input_batch.seq_lens_cpu_upper_bound.numpy()[: input_batch.num_reqs].astype(np.int64)
-        self._choose_blocks(slots, input_batch.req_ids)
-        drafting = (ends >= self.req_states.prefill_len.np[slots]) & (self.table.block_size[slots] > 1)
-        # The bound is exact for diffusion alone: the other modes may have rejected drafts and have room left.
-        drafting &= (self.table.mode[slots] != DIFFUSION) | (ends < self.max_model_len - 2)
-        self._hand_out_rest(slots, ends, drafting, drafts)
-        self.table.phase[slots[self._known_ended(slots, drafting, num_sampled)]] = BlockPhase.ENDED
-        drafting &= self.table.phase[slots] != BlockPhase.ENDED
-        self._begin_blocks(slots[drafting], ends[drafting], last_sampled)
-        speculating = np.flatnonzero(drafting & (self.table.mode[slots] == SELF_SPECULATION))
-        self._lay_out_speculation(slots[speculating], last_sampled)
-        others = (self.table.mode[slots] != DIFFUSION).any()
-        bound = self.settings.denoise_forwards if others else UNBOUNDED
-        upper_bound = int(ends[speculating].max(initial=0)) + self.settings.block_size
-        walks = self._plan.walks(
-            speculating, slots, input_batch.req_ids, self.sampler.last_output, num_sampled
-        )
-        result = self._run(slots[speculating], upper_bound, bound, grammars=walks)
-        for walk in walks.values():
-            walk.rewind()
+        begins = self._begins(slots, ends, input_batch.req_ids)
+        self._hand_out_rest(slots, ends, begins, drafts)
+        self.table.end(slots[self._known_ended(slots, begins, num_sampled)])
+        begins &= ~self.table.is_in(slots, BlockPhase.ENDED)
+        has_others = not self.table.is_diffusion(slots).all()
+        bound = self.settings.denoise_forwards if has_others else UNBOUNDED
+
+        def walks_of(rows: np.ndarray) -> Mapping[int, DraftWalk]:
+            return self._plan.walks(rows, input_batch.req_ids, self.sampler.last_output, num_sampled)
+
+        if begins.any():
+            index = self.table.on_device(slots)
+            starts = self.req_states.num_computed_tokens.gpu[index].long()
+            step = DraftStep(slots, begins, last_sampled[index, 0], starts, ends, self.max_model_len)
+            result = self.drafter.draft(step, bound, walks_of)
+        else:
+            result = self.drafter.run(bound=bound)
+        self._report_finished(result)
         if result.drafts is not None:
-            drafts[self.table.on_device(speculating)] = result.drafts[:, 1:]
+            drafts[self.table.on_device(result.speculating)] = result.drafts[:, 1:]
         self._put_in_finished(slots, result.finished, drafts)
         return drafts
 
-    def _choose_blocks(self, slots: np.ndarray, request_ids: Sequence[str]) -> None:
-        """Set the lengths of the blocks to draft for requests in auto, as the scheduler has chosen."""
-        for row in np.flatnonzero(self.table.auto[slots]):
-            if request_ids[row] in self._plan.lengths:
-                self.table.block_size[slots[row]] = self._plan.lengths[request_ids[row]]
+    def _begins(self, slots: np.ndarray, ends: np.ndarray, request_ids: Sequence[str]) -> np.ndarray:
+        """Which rows begin a block, bool `[R]`; the scheduler has chosen the lengths of those in auto."""
+        table = self.table
+        for row in np.flatnonzero(table.is_mode(slots, DecodingMode.AUTO)):
+            length = self._plan.lengths.get(request_ids[row])
+            if length is not None:
+                table.choose_lengths(slots[row], length)
+        diffusion = table.is_diffusion(slots)
+        lengths = np.where(diffusion, table.longest[slots], table.length[slots])
+        begins: np.ndarray = (ends >= self.req_states.prefill_len.np[slots]) & (lengths > 1)
+        # The bound is exact for diffusion alone: the other modes may have rejected drafts and have room left.
+        return begins & (~diffusion | (ends < last_position(self.max_model_len)))
 
     def _hand_out_rest(
-        self, slots: np.ndarray, ends: np.ndarray, drafting: np.ndarray, drafts: torch.Tensor
+        self, slots: np.ndarray, ends: np.ndarray, begins: np.ndarray, drafts: torch.Tensor
     ) -> None:
         """A block that the token budget cut short goes on with the rest of its plan; its row drafts nothing new."""
         place = ends - self.table.start[slots]
-        planned = (self.table.phase[slots] == BlockPhase.PLANNED) & (place > 0)
-        inside = drafting & planned & (place < self._block_lengths(slots))
+        planned = self.table.is_in(slots, BlockPhase.PLANNED) & (place > 0)
+        inside = begins & planned & (place < self.table.length[slots])
         for row in np.flatnonzero(inside):
             rest = self.table.blocks.tokens[int(slots[row]), int(place[row]) + 1 :]
             drafts[row, : rest.shape[0]] = rest
-        drafting &= ~inside
+        begins &= ~inside
 
-    def _block_lengths(self, slots: np.ndarray) -> np.ndarray:
-        last = self.max_model_len - 2
-        return np.clip(last + 1 - self.table.start[slots], 1, self.table.block_size[slots])
-
-    def _known_ended(self, slots: np.ndarray, drafting: np.ndarray, num_sampled: torch.Tensor) -> np.ndarray:
+    def _known_ended(self, slots: np.ndarray, begins: np.ndarray, num_sampled: torch.Tensor) -> np.ndarray:
         """Which requests have ended with the tokens just sampled, as far as the host may know without waiting.
 
         A self-speculating request that has ended is drafted for once more where the host runs ahead of the device.
         """
-        unknown = np.zeros(len(slots), dtype=bool)
-        diffusion = self.table.mode[slots] == DIFFUSION
-        if not drafting.any() or not (self.reads_flags or (drafting & diffusion).any()):
-            return unknown
-        index = self.table.on_device(slots)
-        output = self.sampler.last_output
+        if not begins.any() or not (self.reads_flags or (begins & self.table.is_diffusion(slots)).any()):
+            return np.zeros(len(slots), dtype=bool)
+        index, output = self.table.on_device(slots), self.sampler.last_output
         assert output is not None
-        sampled = output.sampled_token_ids
-        real = torch.arange(sampled.shape[1], device=self.device) < num_sampled[:, None]
-        stopped = (self.table.is_stop(index, sampled.long()) & real).any(dim=1)
-        ended = stopped | (self.req_states.total_len.gpu[index] >= self.table.limit[index])
+        total = self.req_states.total_len.gpu[index]
+        ended = self.table.has_ended(index, output.sampled_token_ids.long(), num_sampled, total)
         return ended.cpu().numpy()
 
-    def _begin_blocks(self, slots: np.ndarray, ends: np.ndarray, last_sampled: torch.Tensor) -> None:
-        """Start the next block of diffusion requests; every draft was accepted, so the host knows its position."""
-        diffusion = self.table.mode[slots] == DIFFUSION
-        if diffusion.any():
-            slots, ends = slots[diffusion], ends[diffusion]
-            seeds = last_sampled[self.table.on_device(slots), 0]
-            self.table.begin_blocks(slots, ends, seeds, self.max_model_len - 2)
-
-    def _lay_out_speculation(self, slots: np.ndarray, last_sampled: torch.Tensor) -> None:
-        """Lay out the blocks of speculating requests behind the device's own count of computed tokens."""
-        if not len(slots):
-            return
-        index = self.table.on_device(slots)
-        self.table.lay_out(index, last_sampled[index, 0], self.table.on_device(self.table.block_size[slots]))
-        self.table.start_gpu[index] = self.req_states.num_computed_tokens.gpu[index].long()
-
-    def _run(
-        self,
-        speculating: np.ndarray,
-        upper_bound: int,
-        bound: int,
-        only: np.ndarray | None = None,
-        grammars: Mapping[int, DraftGrammar] = NO_GRAMMARS,
-    ) -> DraftResult:
-        result = self.drafter.run(speculating, upper_bound, bound, only, grammars)
+    def _report_finished(self, result: DraftResult) -> None:
+        """Hand finished blocks to the runner, and their denoise steps to the scheduler."""
         if result.finished:
             index = self.table.on_device(np.array(result.finished))
             self.req_states.draft_tokens[index] = self.table.blocks.tokens[index, 1:]
         for slot in result.finished:
             self._report.denoise_steps[self.req_states.index_to_req_id[slot]] = int(self.table.steps[slot])
-        return result
 
     def _finish_block(self, slot: int) -> None:
-        self._run(NOBODY, 0, UNBOUNDED, only=np.array([slot]))
+        self._report_finished(self.drafter.run(only=np.array([slot])))
 
     def _put_in_finished(self, slots: np.ndarray, finished: list[int], drafts: torch.Tensor) -> None:
         """The runner writes `drafts` back for the whole batch, so the blocks just finished must be in it."""
@@ -275,7 +245,7 @@ class BlockSpeculator(BaseSpeculator):
 
     def _resume(self, slots: np.ndarray, ends: np.ndarray) -> None:
         """Before acceptance: plan the block again that a preempted diffusion request was in."""
-        diffusion = self.table.is_diffusion(slots) & (self.table.phase[slots] == BlockPhase.NONE)
+        diffusion = self.table.is_diffusion(slots) & self.table.is_in(slots, BlockPhase.NONE)
         prefill = self.req_states.prefill_len.np[slots]
         replayed = diffusion & (prefill > self.table.prompt_len[slots]) & (ends[: len(slots)] == prefill)
         if replayed.any():
@@ -293,6 +263,6 @@ def _warmed_up(runner: Any) -> None:
         runner.speculator.measure_costs(runner)
 
 
-def _take_report(runner: Any) -> StepReport | None:
+def _take_report(runner: Any) -> DenoiseReport | None:
     speculator = runner.speculator
     return speculator.take_report() if isinstance(speculator, BlockSpeculator) else None

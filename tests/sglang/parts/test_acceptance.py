@@ -12,8 +12,9 @@ import torch
 
 pytest.importorskip("sglang")
 
+from nemotron_diffusion_plugin.core import Request as ServedRequest
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.worker.acceptance import Acceptance, Outcome, made_up_acceptance
 from nemotron_diffusion_plugin.sglang.worker.penalties import OutputCounts
@@ -66,10 +67,10 @@ class Engine:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = list(requests)
-        self.table = RequestTable(ServerSettings.read(BLOCK, None), SLOTS, MASK, torch.device("cpu"))
-        self.seeds = torch.zeros(SLOTS, dtype=torch.int64)
+        self.table = SlotTable(ServerSettings.read(BLOCK, None), SLOTS, MASK, torch.device("cpu"))
+        self.noise_seeds = torch.zeros(SLOTS, dtype=torch.int64)
         self.counts = OutputCounts(SLOTS, VOCAB, torch.device("cpu"))
-        self.acceptance = Acceptance(self.table, self.seeds, self.counts, TorchOperators())
+        self.acceptance = Acceptance(self.table, self.noise_seeds, self.counts, TorchOperators())
         self.slots = np.array([(5 * row + 3) % SLOTS for row in range(len(requests) + 1)])
         for slot, one in zip(self.slots[1:], self.requests, strict=True):
             self._take(int(slot), one)
@@ -79,19 +80,19 @@ class Engine:
         size = 1 if one.mode == "ar" else width
         self.table.take(
             slot,
-            self.table.settings.options({"decoding_mode": one.mode, "block_size": max(size, 1)}),
-            prompt_len=START,
-            limit=1000,
-            temperature=one.sampling.get("temperature", 0.0),
-            min_tokens=one.min_tokens,
-            stop_ids=one.stops,
+            ServedRequest(
+                self.table.settings.options({"decoding_mode": one.mode, "block_size": max(size, 1)}),
+                START,
+                limit=1000,
+                temperature=one.sampling.get("temperature", 0.0),
+                min_tokens=one.min_tokens,
+                stop_ids=one.stops,
+            ),
         )
-        self.table.start[slot] = one.start
-        self.seeds[slot] = one.seed
+        self.noise_seeds[slot] = one.seed
         self.counts.take(slot, one.params, [SEED_TOKEN])
         if one.mode == "diffusion":
-            index = torch.tensor([slot])
-            self.table.lay_out(index, torch.tensor([SEED_TOKEN]), torch.tensor([width]))
+            self.table.begin_blocks(np.array([slot]), np.array([one.start]), torch.tensor([SEED_TOKEN]), 1000)
             end = width if one.masks_from is None else one.masks_from
             self.table.blocks.masked[slot, :end] = False
 

@@ -8,9 +8,10 @@ import torch
 
 pytest.importorskip("sglang")
 
+from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.slots import AR, SELF_SPECULATION, RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.worker import acceptance as module
 from nemotron_diffusion_plugin.sglang.worker.acceptance import Acceptance
@@ -82,8 +83,8 @@ def draw(
     width: int, one_seed: bool, sampling: dict[str, float], by_seed: bool = False
 ) -> dict[tuple[int, ...], int]:
     """Many requests with noise of their own, or many positions of one seed; `by_seed` by the rule for given seeds."""
-    table = RequestTable(ServerSettings.read(BLOCK, None), MANY, 0, torch.device("cpu"))
-    table.mode[:] = AR if width == 1 else SELF_SPECULATION
+    table = SlotTable(ServerSettings.read(BLOCK, None), MANY, 0, torch.device("cpu"))
+    table.mode[:] = (DecodingMode.AR if width == 1 else DecodingMode.SELF_SPECULATION).code
     table.temperature[:] = sampling["temperature"]
     table.by_seed[:] = by_seed
     slots = np.arange(MANY)

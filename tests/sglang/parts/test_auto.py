@@ -12,6 +12,7 @@ pytest.importorskip("sglang")
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.worker import auto
 from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
+from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer
 
 SHAPE = SimpleNamespace(
     hidden_size=64,
@@ -31,14 +32,15 @@ def blocks(**settings: object) -> WorkerBlocks:
 
 def test_without_graphs_every_length_is_there() -> None:
     policy = blocks().policy
-    assert (policy.blocks.tolist(), policy.engine.captured) == ([1, 8, 16, 32], None)
+    assert (policy.lengths.tolist(), policy.engine.captured) == ([1, 8, 16, 32], None)
 
 
-class Timer:
+class Timer(SlotTimer):
     """Forwards that take no time; what was run is kept."""
 
-    most_rows = 96
-    slots = 3
+    most_rows = 96  # type: ignore[assignment]
+    num_slots = 3
+    block_size = 32
 
     def __init__(self) -> None:
         self.runs: list[tuple[int, bool]] = []
@@ -56,10 +58,10 @@ def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_costs_are_measured_before_the_first_request(has_graphs: bool) -> None:
     chosen, timer = blocks(), Timer()
     arithmetic = chosen.policy.costs
-    chosen.begin(timer, has_graphs)  # type: ignore[arg-type]
+    chosen.begin(timer, has_graphs)
     assert chosen.policy.costs != arithmetic
     assert max(rows for rows, _ in timer.runs) == 96
-    assert chosen.policy.blocks.tolist() == [1, 8, 16, 32]
+    assert chosen.policy.lengths.tolist() == [1, 8, 16, 32]
     assert chosen.policy.engine.captured == ({1, 32} if has_graphs else None)
     assert (chosen.policy.costs.bidirectional[0][0] == 32) is has_graphs
     assert ((8, False) in timer.runs) is not has_graphs, "eight single tokens of three requests"
@@ -69,6 +71,6 @@ def test_costs_are_measured_before_the_first_request(has_graphs: bool) -> None:
 def test_nothing_is_measured_where_costs_are_given(costs: object) -> None:
     chosen, timer = blocks(forward_costs=costs), Timer()
     before = chosen.policy.costs
-    chosen.begin(timer, True)  # type: ignore[arg-type]
+    chosen.begin(timer, True)
     assert chosen.policy.costs is before
     assert not timer.runs

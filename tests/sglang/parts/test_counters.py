@@ -15,10 +15,9 @@ import prometheus_client
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving import counters as names
-from nemotron_diffusion_plugin.serving.slots import MODE_CODES
 from nemotron_diffusion_plugin.sglang.worker import counters as module
 from nemotron_diffusion_plugin.sglang.worker.counters import Counters, _Metrics
-from nemotron_diffusion_plugin.sglang.worker.step import StepReport
+from nemotron_diffusion_plugin.sglang.worker.step import StepCounts
 
 AR, DIFFUSION, SPECULATION = DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION
 AUTO = DecodingMode.AUTO
@@ -74,11 +73,11 @@ def in_mode(mode: DecodingMode, **more: Any) -> DecodingOptions:
     return DecodingOptions(decoding_mode=mode, **more)
 
 
-def report(*rows: tuple[Any, DecodingMode, int, int, int]) -> StepReport:
+def report(*rows: tuple[Any, DecodingMode, int, int, int]) -> StepCounts:
     """Rows of request, mode, draft forwards, denoise forwards, and width in the verify forward."""
     reqs, modes, *numbers = zip(*rows, strict=True)
-    codes = np.array([MODE_CODES[mode] for mode in modes])
-    return StepReport(list(reqs), codes, *[np.array(column) for column in numbers])
+    codes = np.array([mode.code for mode in modes])
+    return StepCounts(list(reqs), codes, *[np.array(column) for column in numbers])
 
 
 def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> None:

@@ -17,7 +17,7 @@ from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
 from transformers import PreTrainedTokenizerFast
 
 from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
-from nemotron_diffusion_plugin.sglang.worker.grammar import DraftWalk, begin_masks, walks_of
+from nemotron_diffusion_plugin.sglang.worker.grammar import SglangDraftWalk, begin_masks, walks_of
 from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 
 pytestmark = pytest.mark.engine
@@ -80,7 +80,7 @@ def batch_of(*grammars: Any) -> Any:
 
 
 def next_of(grammar: Any) -> set[int]:
-    words = DraftWalk(grammar, VOCAB).allowed()
+    words = SglangDraftWalk(grammar, VOCAB).allowed()
     assert words is not None
     assert words.dtype == np.int32
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:VOCAB]
@@ -103,7 +103,7 @@ def test_a_walk_goes_as_far_as_the_grammar_and_back(backend: str) -> None:
 
 
 def test_behind_the_end_nothing_comes_but_the_end(backend: str) -> None:
-    walk = DraftWalk(grammar_of(backend, "a1b!"), VOCAB)
+    walk = SglangDraftWalk(grammar_of(backend, "a1b!"), VOCAB)
     words = walk.allowed()
     assert words is not None
     assert int(words[EOS // 32]) == 1 << EOS % 32
@@ -115,7 +115,7 @@ def test_behind_the_end_nothing_comes_but_the_end(backend: str) -> None:
 
 def test_what_is_forbidden_is_replaced(backend: str) -> None:
     grammar = grammar_of(backend)
-    walk = DraftWalk(grammar, VOCAB)
+    walk = SglangDraftWalk(grammar, VOCAB)
     logits = torch.zeros(5, VOCAB)
     for place, token in enumerate(ids("zz!b!")):
         logits[place, token] = 9.0
@@ -136,7 +136,7 @@ def test_what_is_forbidden_is_replaced(backend: str) -> None:
 def test_a_thought_is_free_up_to_its_budget(backend: str) -> None:
     for budget, followed in ((-1, 6), (2, 2)):
         grammar = thinking(grammar_of(backend), budget)
-        walk = DraftWalk(grammar, VOCAB)
+        walk = SglangDraftWalk(grammar, VOCAB)
         drafts = [*ids("xyz"), THINK_END, *ids("a1z")]
         assert walk.follow(drafts) == followed
         if budget == 2:

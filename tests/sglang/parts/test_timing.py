@@ -5,17 +5,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("sglang")
 
 from nemotron_diffusion_plugin.auto.measured import measure, row_counts
+from nemotron_diffusion_plugin.core import Blocks
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
-from nemotron_diffusion_plugin.serving.slots import RequestTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.worker.timing import ForwardTimer
+from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer
+from tests.serving.toy import ToyOutput
 
 pytestmark = pytest.mark.engine
 
@@ -29,24 +30,27 @@ class Forward:
 
     def __init__(self, requests: int, max_tokens: int) -> None:
         # SGLang's pool has one slot more than requests may run at once.
-        self.table = RequestTable(ServerSettings.read(BLOCK, {}), requests + 1, MASK, torch.device("cpu"))
+        self.table = SlotTable(ServerSettings.read(BLOCK, {}), requests + 1, MASK, torch.device("cpu"))
         self.max_tokens = max_tokens
         self.widths: list[list[int]] = []
         self.has_lora_rows: list[bool] = []
 
-    def prepare(
-        self, slots: np.ndarray, index: Any, starts: Any, widths: Any, bound: int, causal: bool
-    ) -> Any:
-        assert slots.tolist() == index.tolist() == list(range(len(widths)))
-        assert not starts.any()
-        self.widths.append(list(widths))
-        return SimpleNamespace(causal=causal)
+    def prepare(self, blocks: Blocks, causal: bool) -> Any:
+        assert blocks.index.tolist() == list(range(len(blocks.lengths)))
+        assert not blocks.starts.any()
+        assert not blocks.start_bounds.any()
+        self.widths.append(blocks.lengths.tolist())
+        return SimpleNamespace(causal=causal, num_tokens=int(blocks.lengths.sum()))
 
-    def run(self, blocks: Any, tokens: torch.Tensor, lora_rows: torch.Tensor | None) -> torch.Tensor:
+    def run(self, blocks: Any, tokens: torch.Tensor, lora_rows: torch.Tensor | None) -> ToyOutput:
         assert len(tokens) == sum(self.widths[-1])
         self.has_lora_rows.append(lora_rows is not None)
         assert not (blocks.causal and self.has_lora_rows[-1]), "verifying is without the LoRA"
-        return torch.zeros(len(tokens), VOCAB)
+        return ToyOutput(torch.zeros(len(tokens), VOCAB))
+
+
+def timer_of(forward: Any, has_lora: bool = True) -> SlotTimer:
+    return SlotTimer(forward, forward.table, TorchOperators(), len(forward.table.mode) - 1, has_lora)
 
 
 @pytest.mark.parametrize("has_graphs", [False, True])
@@ -54,8 +58,8 @@ class Forward:
 def test_no_forward_has_more_requests_than_may_run(has_graphs: bool, max_tokens: int) -> None:
     for requests in range(1, 41):
         forward: Any = Forward(requests, max_tokens)
-        timer = ForwardTimer(forward, TorchOperators(), has_lora=True)
-        assert timer.slots == requests
+        timer = timer_of(forward)
+        assert timer.num_slots == requests
         assert timer.most_rows == min(max_tokens, requests * BLOCK)
         measure(
             timer.run,
@@ -63,7 +67,7 @@ def test_no_forward_has_more_requests_than_may_run(has_graphs: bool, max_tokens:
             timer.most_rows,
             0.0,
             has_graphs=has_graphs,
-            singles=timer.slots,
+            singles=timer.num_slots,
             clock=lambda: 0.0,
         )
         assert max(map(len, forward.widths)) <= requests
@@ -73,11 +77,11 @@ def test_no_forward_has_more_requests_than_may_run(has_graphs: bool, max_tokens:
 
 def test_forwards_are_of_single_tokens_of_a_part_or_of_whole_blocks() -> None:
     forward: Any = Forward(3, 1000)
-    timer = ForwardTimer(forward, TorchOperators(), has_lora=True)
+    timer = timer_of(forward)
     for rows, bidirectional in ((2, False), (6, False), (6, True), (8, False), (24, True)):
         timer.run(rows, bidirectional)
     assert forward.widths == [[1, 1], [6], [6], [8], [8, 8, 8]]
     assert forward.has_lora_rows == [False, False, True, False, True]
     without: Any = Forward(3, 1000)
-    ForwardTimer(without, TorchOperators(), has_lora=False).run(8, True)
+    timer_of(without, has_lora=False).run(8, True)
     assert without.has_lora_rows == [False]

@@ -13,15 +13,16 @@ pytest.importorskip("sglang")
 
 from sglang.srt.constrained.base_grammar_backend import BaseGrammarObject
 
+from nemotron_diffusion_plugin.core import Blocks, Request
 from nemotron_diffusion_plugin.serving.operators import TorchOperators
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.worker import verification
-from nemotron_diffusion_plugin.sglang.worker.forward import PreparedBlocks
-from nemotron_diffusion_plugin.sglang.worker.slots import Requests
+from nemotron_diffusion_plugin.sglang.worker.forward import LogitsOutput, PreparedRows
+from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
 from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
 from tests.sglang.parts.sampled import batch_of, params
-from tests.sglang.parts.verify_rows import causal_rows
+from tests.sglang.parts.verify_rows import prepared
 
 pytestmark = pytest.mark.engine
 
@@ -55,31 +56,22 @@ class Forward:
             yield slice(start, stop)
             start = stop
 
-    def prepare(
-        self,
-        slots: np.ndarray,
-        index: torch.Tensor,
-        starts: torch.Tensor,
-        widths: np.ndarray,
-        *_: Any,
-        **__: Any,
-    ) -> PreparedBlocks:
-        assert index.tolist() == slots.tolist()
-        self.seen.append(widths.tolist())
-        return causal_rows(index, starts, widths)
+    def prepare(self, blocks: Blocks, causal: bool) -> PreparedRows:
+        assert causal
+        assert blocks.starts.tolist() == blocks.start_bounds.tolist() == [COMPUTED] * len(blocks.lengths)
+        self.seen.append(blocks.lengths.tolist())
+        return prepared(blocks)
 
-    def run(self, blocks: PreparedBlocks, token_ids: torch.Tensor) -> torch.Tensor:
+    def run(self, laid: PreparedRows, token_ids: torch.Tensor) -> LogitsOutput:
         self.runs += 1
-        return torch.nn.functional.one_hot((token_ids + 1) % VOCAB, VOCAB).float() * 9
+        return LogitsOutput(torch.nn.functional.one_hot((token_ids + 1) % VOCAB, VOCAB).float() * 9, None)
 
 
 def verify(forward: Forward, rows: np.ndarray, return_logprob: bool = False, grammar: Any = None) -> Verified:
-    requests = Requests(ServerSettings.read(4, None), 8, VOCAB - 1, VOCAB, torch.device("cpu"))
+    requests = WorkerSlots(ServerSettings.read(4, None), 8, VOCAB - 1, VOCAB, torch.device("cpu"))
     for slot, width in zip(SLOTS[1:], WIDTHS, strict=True):
         options = requests.table.settings.options({"decoding_mode": "self_speculation", "block_size": width})
-        requests.table.take(
-            int(slot), options, prompt_len=COMPUTED, limit=1000, temperature=0.0, min_tokens=0, stop_ids=()
-        )
+        requests.table.take(int(slot), Request(options, COMPUTED, limit=1000))
         requests.counts.take(int(slot), params(top_k=1), [SEED_TOKEN])
     batch = batch_of([params(top_k=1)] * len(SLOTS), return_logprob=return_logprob)
     batch.has_grammar = grammar is not None
@@ -90,6 +82,7 @@ def verify(forward: Forward, rows: np.ndarray, return_logprob: bool = False, gra
     step = DecodeStep(
         batch, SLOTS, torch.from_numpy(SLOTS), torch.full((size,), COMPUTED), torch.full((size,), SEED_TOKEN)
     )
+    requests.table.place(SLOTS, step.index, step.computed, step.computed.numpy())
     chain = torch.arange(SEED_TOKEN, SEED_TOKEN + 4).repeat(size, 1)
     chain[3, 1] = 0  # a draft that is rejected, of the block of width 2
     chain[4, 2] = 0

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm.worker.timing import ForwardTimer
+from nemotron_diffusion_plugin.vllm.worker.timing import RunnerTimer
 from tests.auto.test_requests import CONFIG
 
 
@@ -31,11 +31,11 @@ class Runner:
         raise self.error
 
 
-def timer_of(error: Exception) -> tuple[ForwardTimer, Runner]:
+def timer_of(error: Exception) -> tuple[RunnerTimer, Runner]:
     runner = Runner(error)
-    table = SimpleNamespace(start=np.zeros(4), settings=ServerSettings.read(32, {}), mask_token_id=1)
+    table = SimpleNamespace(mode=np.zeros(4), settings=ServerSettings.read(32, {}), mask_token_id=1)
     forward: Any = SimpleNamespace(max_tokens=512)
-    return ForwardTimer(runner, forward, table, operators=None), runner  # type: ignore[arg-type]
+    return RunnerTimer(runner, forward, table, operators=None), runner  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [AssertionError("too many tokens"), ValueError("no attention")])
@@ -43,7 +43,7 @@ def test_arithmetic_stays_where_the_runner_refuses(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     timer, runner = timer_of(error)
-    assert timer.measure(CONFIG) is None
+    assert timer.costs(CONFIG) is None
     assert not runner.connector_is_off, "requests would go on without it"
     assert "auto counts on arithmetic" in caplog.text
 
@@ -51,7 +51,7 @@ def test_arithmetic_stays_where_the_runner_refuses(
 def test_what_would_meet_requests_as_well_ends_the_start() -> None:
     timer, _ = timer_of(RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        timer.measure(CONFIG)
+        timer.costs(CONFIG)
 
 
 def test_the_most_rows_fit_the_batch_and_the_requests() -> None:

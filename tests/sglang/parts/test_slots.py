@@ -16,17 +16,16 @@ from sglang.srt.sampling import sampling_params
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.worker.acceptance import Outcome
-from nemotron_diffusion_plugin.sglang.worker.slots import (
-    ForcedSeed,
-    Requests,
-    forced_seed,
-    give_back_seed,
+from nemotron_diffusion_plugin.sglang.parameters import (
     is_greedy,
-    noise_seed,
     own_options,
+    request_options,
     stop_token_ids,
 )
+from nemotron_diffusion_plugin.sglang.worker.acceptance import Outcome
+from nemotron_diffusion_plugin.sglang.worker.requests import noise_seed
+from nemotron_diffusion_plugin.sglang.worker.retraction import ForcedSeed, forced_seed, give_back_seed
+from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 
 pytestmark = pytest.mark.engine
 
@@ -55,8 +54,8 @@ def tokenizer(eos: int | None, *more: int) -> Any:
 
 
 @pytest.fixture
-def requests() -> Requests:
-    return Requests(ServerSettings.read(8, None), 4, MASK, VOCAB, torch.device("cpu"))
+def requests() -> WorkerSlots:
+    return WorkerSlots(ServerSettings.read(8, None), 4, MASK, VOCAB, torch.device("cpu"))
 
 
 class TestStopTokens:
@@ -87,7 +86,7 @@ class TestNoiseSeed:
         other.rid = "abd"
         assert noise_seed(other) != noise_seed(request())
 
-    def test_fits_the_table(self, requests: Requests) -> None:
+    def test_fits_the_table(self, requests: WorkerSlots) -> None:
         for number in range(200):
             one = request()
             one.rid = str(number)
@@ -106,6 +105,13 @@ def test_options_are_told_from_sglangs_own_names() -> None:
     assert own_options([1]) == [1]
 
 
+def test_options_are_read_once() -> None:
+    one, settings = request(custom_params={"threshold": 0.5}), ServerSettings.read(8, None)
+    options = request_options(settings, one)
+    assert options.threshold == 0.5
+    assert request_options(settings, one) is options
+
+
 @pytest.mark.parametrize(
     ("params", "greedy"),
     [
@@ -121,7 +127,7 @@ def test_greedy(params: dict[str, Any], greedy: bool) -> None:
 
 
 class TestTake:
-    def test_table(self, requests: Requests) -> None:
+    def test_table(self, requests: WorkerSlots) -> None:
         options = {"decoding_mode": "diffusion", "block_size": 4, "threshold": 0.3, "thinking_budget": 1}
         requests.ended[2] = True
         requests.take(
@@ -137,18 +143,18 @@ class TestTake:
         )
         table = requests.table
         assert table.is_diffusion(np.array([2]))[0]
-        assert (table.block_size[2], table.temperature[2], table.prompt_len[2]) == (4, 0.5, 10)
+        assert (table.longest[2], table.temperature[2], table.prompt_len[2]) == (4, 0.5, 10)
         assert (table.banned_until[2], int(table.limit[2])) == (14, 30)
         assert float(table.rules.threshold[2]) == pytest.approx(0.3)
         assert table.is_stop(torch.tensor([2]), torch.tensor([[7, 8, 9]])).tolist() == [[True, False, True]]
         assert not requests.ended[2]
 
-    def test_limit_is_that_of_the_context(self, requests: Requests) -> None:
+    def test_limit_is_that_of_the_context(self, requests: WorkerSlots) -> None:
         requests.take(request(max_new_tokens=500), CONTEXT)
         assert int(requests.table.limit[1]) == CONTEXT
 
     @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 1}], ids=str)
-    def test_greedy_is_temperature_0(self, params: dict[str, Any], requests: Requests) -> None:
+    def test_greedy_is_temperature_0(self, params: dict[str, Any], requests: WorkerSlots) -> None:
         requests.take(request(**params), CONTEXT)
         assert requests.table.temperature[1] == 0
 
@@ -167,13 +173,13 @@ class TestTake:
         ids=str,
     )
     def test_who_may_use_sglangs_sampler(
-        self, params: dict[str, Any], exact: bool, requests: Requests
+        self, params: dict[str, Any], exact: bool, requests: WorkerSlots
     ) -> None:
         requests.engine_samples[1] = not exact
         requests.take(request(**params), CONTEXT)
         assert bool(requests.engine_samples[1]) is exact
 
-    def test_a_retracted_request_keeps_its_penalties(self, requests: Requests) -> None:
+    def test_a_retracted_request_keeps_its_penalties(self, requests: WorkerSlots) -> None:
         one = request(frequency_penalty=1.0)
         one.output_ids = array("q", [5, 5, 6])
         requests.take(one, CONTEXT)
@@ -183,7 +189,7 @@ class TestTake:
 
 
 class TestEnded:
-    def ended(self, requests: Requests, tokens: list[int], length: int, computed: int) -> bool:
+    def ended(self, requests: WorkerSlots, tokens: list[int], length: int, computed: int) -> bool:
         padded = torch.tensor([[*tokens, *[0] * (4 - len(tokens))]] * 2)
         outcome = Outcome(padded, torch.tensor([length, 1]))
         index = torch.tensor([1, 3])
@@ -193,7 +199,7 @@ class TestEnded:
         return bool(requests.ended[1])
 
     @pytest.fixture(autouse=True)
-    def _taken(self, requests: Requests) -> None:
+    def _taken(self, requests: WorkerSlots) -> None:
         requests.take(request(stop_token_ids=[7], max_new_tokens=10, slot=1), CONTEXT)
         requests.take(request(max_new_tokens=40, slot=3), CONTEXT)
 
@@ -207,15 +213,15 @@ class TestEnded:
             ([5, 6, 8, 7], 4, True),
         ],
     )
-    def test_stop_tokens(self, tokens: list[int], length: int, expected: bool, requests: Requests) -> None:
+    def test_stop_tokens(self, tokens: list[int], length: int, expected: bool, requests: WorkerSlots) -> None:
         assert self.ended(requests, tokens, length, computed=10) is expected
 
     @pytest.mark.parametrize(("computed", "expected"), [(16, False), (17, True), (18, True)])
-    def test_limit(self, computed: int, expected: bool, requests: Requests) -> None:
+    def test_limit(self, computed: int, expected: bool, requests: WorkerSlots) -> None:
         """A prompt of 10 and at most 10 more; with 17 computed tokens and the seed, 2 more make 20."""
         assert self.ended(requests, [5, 6], 2, computed) is expected
 
-    def test_a_request_that_goes_on_is_not_ended_any_more(self, requests: Requests) -> None:
+    def test_a_request_that_goes_on_is_not_ended_any_more(self, requests: WorkerSlots) -> None:
         assert self.ended(requests, [7], 1, 10)
         assert not self.ended(requests, [5], 1, 10)
 

@@ -13,15 +13,15 @@ pytest.importorskip("sglang")
 
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode, ForwardMode
 
+from nemotron_diffusion_plugin.core import Blocks
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
-from nemotron_diffusion_plugin.serving.slots import RequestTable
-from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.sglang.worker.forward import RAGGED_BACKENDS, BlockForward, PreparedBlocks
+from nemotron_diffusion_plugin.sglang.worker.forward import RAGGED_BACKENDS, BlockForward, PreparedRows
 from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
 pytestmark = pytest.mark.engine
 
 SLOTS, ROW, VOCAB = 4, 32, 50
+STARTS = np.array([5, 9, 12, 20])
 RAGGED, UNIFORM = "cpu_ref", "triton"
 
 
@@ -46,20 +46,21 @@ class Worker:
         self.calls.append(keywords)
         ids = keywords["forward_batch"].input_ids
         logits = torch.nn.functional.one_hot(ids, VOCAB).float()
-        return SimpleNamespace(logits_output=SimpleNamespace(next_token_logits=logits))
+        is_full = keywords["forward_batch"].capture_hidden_mode is CaptureHiddenMode.FULL
+        output = SimpleNamespace(next_token_logits=logits, hidden_states=ids[:, None] if is_full else None)
+        return SimpleNamespace(logits_output=output)
 
 
 def make(backend: str = RAGGED, vocab_size: int = VOCAB) -> tuple[BlockForward, Worker]:
-    table = RequestTable(ServerSettings.read(8, None), SLOTS, 11, torch.device("cpu"))
-    table.start[:] = [5, 9, 12, 20]
     worker = Worker(vocab_size)
-    return BlockForward(worker, table, backend), worker
+    return BlockForward(worker, 8, backend), worker
 
 
-def prepare(forward: BlockForward, slots: list[int], widths: list[int], causal: bool) -> PreparedBlocks:
+def prepare(forward: BlockForward, slots: list[int], widths: list[int], causal: bool) -> PreparedRows:
+    starts, lengths = STARTS[slots], np.array(widths)
     index = torch.tensor(slots)
-    starts = torch.from_numpy(forward.table.start[slots])
-    return forward.prepare(np.array(slots), index, starts, np.array(widths), 0, causal)
+    blocks = Blocks(index, torch.from_numpy(starts), starts, lengths, torch.from_numpy(lengths))
+    return forward.prepare(blocks, causal)
 
 
 class TestChunks:
@@ -113,10 +114,9 @@ class TestPrepare:
         assert blocks.positions.tolist() == [12, 13, 14, 5, 6]
         assert blocks.cache_locations.tolist() == [2012, 2013, 2014, 5, 6]
         assert blocks.cache_locations.dtype == torch.int64
-        assert blocks.widths.tolist() == [3, 2]
-        assert blocks.starts_host.tolist() == [12, 5]
-        assert blocks.starts.tolist() == [12, 5]
-        assert blocks.index.tolist() == [2, 0]
+        assert blocks.blocks.lengths.tolist() == [3, 2]
+        assert blocks.blocks.start_bounds.tolist() == blocks.blocks.starts.tolist() == [12, 5]
+        assert blocks.blocks.index.tolist() == [2, 0]
 
     def test_ragged_layout(self) -> None:
         layout: Any = prepare(make()[0], [2, 0, 3], [3, 1, 2], causal=True).layout
@@ -197,10 +197,13 @@ def test_run() -> None:
     forward, worker = make()
     blocks = prepare(forward, [1, 3], [2, 2], causal=False)
     for count in (1, 2):
-        logits = forward.run(blocks, torch.tensor([4, 5, 6, 7]))
-        assert logits.argmax(dim=1).tolist() == [4, 5, 6, 7]
+        output = forward.run(blocks, torch.tensor([4, 5, 6, 7]), hidden=count == 2)
+        assert output.logits(slice(0, 4)).argmax(dim=1).tolist() == [4, 5, 6, 7]
+        assert output.logits(slice(1, 3)).argmax(dim=1).tolist() == [5, 6]
+        assert (output.hidden is not None) is (count == 2)
         assert forward.count == count
-    [first, _] = worker.calls
+    [first, second] = worker.calls
+    assert second["forward_batch"].spec_info.capture_hidden_mode is CaptureHiddenMode.FULL
     assert first["batch"] is None
     assert first["is_verify"] is True
     assert (forward.dtype, forward.vocab_size) == (torch.bfloat16, VOCAB)

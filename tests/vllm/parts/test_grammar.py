@@ -16,7 +16,7 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
 from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
-from nemotron_diffusion_plugin.vllm.messages import DraftWalk, RequestGrammar, SampledTokens
+from nemotron_diffusion_plugin.vllm.grammar import RequestGrammar, SampledTokens, VllmDraftWalk
 
 pytestmark = pytest.mark.engine
 
@@ -41,21 +41,21 @@ class Backend:
 
 def walk_of(
     compiled: Any, sampled: list[int], emitted: str = "", constrained: bool = True
-) -> tuple[DraftWalk, XgrammarGrammar]:
+) -> tuple[VllmDraftWalk, XgrammarGrammar]:
     """A walk behind a step that sampled some tokens, after the grammar has taken in what was emitted before."""
     grammar = XgrammarGrammar(vocab_size=VOCAB, matcher=xgrammar.GrammarMatcher(compiled), ctx=compiled)
     grammar.accept_tokens("r", list(emitted.encode()))
     return behind(Backend(), grammar, sampled, constrained), grammar
 
 
-def behind(backend: Any, grammar: Any, sampled: list[int], constrained: bool = True) -> DraftWalk:
+def behind(backend: Any, grammar: Any, sampled: list[int], constrained: bool = True) -> VllmDraftWalk:
     bounds = SimpleNamespace(constraint_start=0 if constrained else 1)
     manager = SimpleNamespace(_get_constraint_bounds=lambda request, tokens: bounds, backend=backend)
     request = SimpleNamespace(request_id="r", structured_output_request=SimpleNamespace(grammar=grammar))
     width = max(6, len(sampled))
     rows = torch.tensor([[7] * width, [*sampled, *[0] * (width - len(sampled))]])
     tokens = SampledTokens(rows, torch.tensor([width, len(sampled)]))
-    return RequestGrammar(manager, request).behind(tokens, 1)
+    return RequestGrammar(manager, request).after(tokens, 1)
 
 
 def bits(words: np.ndarray) -> set[int]:
