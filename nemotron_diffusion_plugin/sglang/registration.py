@@ -115,7 +115,7 @@ def _register_algorithm() -> None:
 
 def _give_back_seed(req: Any) -> None:
     if _is_diffusion(req):
-        from nemotron_diffusion_plugin.sglang.worker.retraction import give_back_seed
+        from nemotron_diffusion_plugin.sglang.worker.resume import give_back_seed
 
         give_back_seed(req)
 

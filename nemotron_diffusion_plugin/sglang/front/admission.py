@@ -7,7 +7,12 @@ from typing import Any
 
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.refusals import (
+    penalties_of,
+    refuse_all_but_ar,
+    refuse_counts,
+    refuse_in_diffusion,
+)
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.parameters import (
@@ -76,7 +81,11 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
     settings = settings_of(config.hf_config)
     options = settings.options(own_options(params.custom_params))
     if get_spec().speculative_algorithm != ALGORITHM:
-        _refuse_all_but_ar(options, settings)
+        refuse_counts(
+            options,
+            "this server was started with another speculative algorithm, which this plugin cannot count",
+        )
+        refuse_all_but_ar(options, settings.defaults, "speculative algorithm")
         return
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
     validate_request(request, options, list(params.stop_token_ids or ()))
@@ -129,18 +138,6 @@ def _refuse_unkept_budget(params: Any) -> None:
         )
 
 
-def _refuse_all_but_ar(options: DecodingOptions, settings: ServerSettings) -> None:
-    """Raise `OptionError` for a mode that does not exist where another speculative algorithm runs, or none."""
-    refuse_counts(
-        options, "this server was started with another speculative algorithm, which this plugin cannot count"
-    )
-    if options != settings.defaults and options.decoding_mode is not DecodingMode.AR:
-        raise OptionError(
-            f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
-            "this server was started with another speculative algorithm"
-        )
-
-
 def _refuse_empty_prompt(request: Any) -> None:
     """Raise `OptionError` for a prompt without tokens, which ends SGLang's scheduler."""
     prompt = getattr(request, "input_ids", None)
@@ -167,13 +164,8 @@ def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
 
 def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
     active: dict[str, tuple[object, object]] = {
-        "top_p": (params.top_p, 1.0),
+        **penalties_of(params),
         "top_k": (-1 if is_greedy(params) else _as_given(params.top_k), -1),
-        "min_p": (params.min_p, 0.0),
-        "presence_penalty": (params.presence_penalty, 0.0),
-        "frequency_penalty": (params.frequency_penalty, 0.0),
-        "repetition_penalty": (params.repetition_penalty, 1.0),
-        "logit_bias": (params.logit_bias or None, None),
         **{name: (getattr(params, name), None) for name in _GRAMMARS},
         _THINKING_BUDGET: ((params.custom_params or {}).get(_THINKING_BUDGET), None),
     }

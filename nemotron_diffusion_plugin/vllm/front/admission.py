@@ -8,7 +8,12 @@ import msgspec
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.serving.refusals import refuse_counts, refuse_in_diffusion
+from nemotron_diffusion_plugin.serving.refusals import (
+    penalties_of,
+    refuse_all_but_ar,
+    refuse_counts,
+    refuse_in_diffusion,
+)
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.settings import request_options
 
@@ -39,12 +44,9 @@ def validate_request(sampling_params: SamplingParams) -> None:
     refuse_oversized(sampling_params)
     _refuse_unsendable_schema(sampling_params)
     _refuse_counts_without_a_place(sampling_params, options)
-    if _only_ar and options != _settings.defaults and options.decoding_mode is not DecodingMode.AR:
-        raise OptionError(
-            f"field 'decoding_mode': got '{options.decoding_mode.value}', expected 'ar': "
-            "this server was started with another speculator"
-        )
-    if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
+    if _only_ar:
+        refuse_all_but_ar(options, _settings.defaults, "speculator")
+    elif options.decoding_mode is DecodingMode.DIFFUSION:
         refuse_meaningless_in_diffusion(sampling_params, options)
 
 
@@ -121,13 +123,8 @@ def _refuse_unsendable_schema(params: Any) -> None:
 def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
     """Raise `OptionError` for sampling parameters that block diffusion cannot honour."""
     active = {
-        "top_p": (params.top_p, 1.0),
+        **penalties_of(params),
         "top_k": (params.top_k if params.top_k > 0 else 0, 0),
-        "min_p": (params.min_p, 0.0),
-        "presence_penalty": (params.presence_penalty, 0.0),
-        "frequency_penalty": (params.frequency_penalty, 0.0),
-        "repetition_penalty": (params.repetition_penalty, 1.0),
-        "logit_bias": (params.logit_bias or None, None),
         "allowed_token_ids": (params.allowed_token_ids or None, None),
         "bad_words": (params.bad_words or None, None),
         "structured_outputs": (params.structured_outputs, None),

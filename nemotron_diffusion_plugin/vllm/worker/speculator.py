@@ -30,7 +30,7 @@ from nemotron_diffusion_plugin.vllm.settings import server_settings
 from nemotron_diffusion_plugin.vllm.worker.acceptance import BlockRejectionSampler, BlockSampler
 from nemotron_diffusion_plugin.vllm.worker.forward import BlockForward
 from nemotron_diffusion_plugin.vllm.worker.logprobs import LOGITS_MODES
-from nemotron_diffusion_plugin.vllm.worker.replay import BlockReplay
+from nemotron_diffusion_plugin.vllm.worker.resume import BlockReplay
 from nemotron_diffusion_plugin.vllm.worker.timing import RunnerTimer
 
 _speculators: weakref.WeakValueDictionary[int, BlockSpeculator] = weakref.WeakValueDictionary()

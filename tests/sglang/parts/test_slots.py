@@ -24,7 +24,7 @@ from nemotron_diffusion_plugin.sglang.parameters import (
 )
 from nemotron_diffusion_plugin.sglang.worker.acceptance import Outcome
 from nemotron_diffusion_plugin.sglang.worker.requests import noise_seed
-from nemotron_diffusion_plugin.sglang.worker.retraction import ForcedSeed, forced_seed, give_back_seed
+from nemotron_diffusion_plugin.sglang.worker.resume import ForcedSeed, forced_seed, give_back_seed
 from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 
 pytestmark = pytest.mark.engine

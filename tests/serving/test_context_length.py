@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemotron_diffusion_plugin.serving.context import check_context_length
+from nemotron_diffusion_plugin.serving.refusals import check_context_length
 
 YARN = {"rope_type": "yarn", "original_max_position_embeddings": 1024, "factor": 1.5}
 
