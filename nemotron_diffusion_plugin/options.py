@@ -1,4 +1,4 @@
-"""The decoding options of a request, validated once into one typed object (model description, 3)."""
+"""The decoding options of a request, validated once into one typed object (docs/model.md, 3)."""
 
 import difflib
 import reprlib
@@ -38,7 +38,7 @@ FIXED_MODES = (DecodingMode.AR, DecodingMode.DIFFUSION, DecodingMode.SELF_SPECUL
 
 
 class CommitRule(str, Enum):
-    """Which masked positions a denoise step commits (model description, 3.2)."""
+    """Which masked positions a denoise step commits (docs/model.md, 3.2)."""
 
     THRESHOLD = "threshold"
     SCHEDULE = "schedule"

@@ -1,1 +1,1 @@
-"""Reading and writing checkpoints of the published format (model description, 1)."""
+"""Reading and writing checkpoints of the published format (docs/model.md, 1)."""

@@ -14,7 +14,7 @@ _ROPE_DEFAULTS: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale
 
 
 class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Configuration of Nemotron-Labs-Diffusion (model description, 1.1 and 1.2).
+    """Configuration of Nemotron-Labs-Diffusion (docs/model.md, 1.1 and 1.2).
 
     Fields without a safe default (sizes, head counts, `head_dim`, `mask_token_id`, the rope fields) are
     required: a `config.json` without one of them raises `ValueError` naming the field. The rope fields may be
@@ -71,7 +71,7 @@ class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def llama_4_scaling(self) -> dict[str, float] | None:
-        """The query scale in the spelling of Mistral classes, None without one (model description, 1.2)."""
+        """The query scale in the spelling of Mistral classes, None without one (docs/model.md, 1.2)."""
         rope = self.rope_parameters
         if rope.get("llama_4_scaling_beta") is None:
             return None

@@ -1,4 +1,4 @@
-"""The drafter LoRA of `linear_spec_lora/`: a low-rank addition to every `o_proj` (model description, 1.5)."""
+"""The drafter LoRA of `linear_spec_lora/`: a low-rank addition to every `o_proj` (docs/model.md, 1.5)."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The published tensor names and shapes, and the check of a file against them (model description, 1.3)."""
+"""The published tensor names and shapes, and the check of a file against them (docs/model.md, 1.3)."""
 
 import re
 from collections.abc import Collection, Mapping

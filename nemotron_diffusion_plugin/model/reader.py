@@ -1,4 +1,4 @@
-"""Reading a checkpoint folder: its config and its weights, single or sharded (model description, 1)."""
+"""Reading a checkpoint folder: its config and its weights, single or sharded (docs/model.md, 1)."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Rotary frequencies with YaRN and the position-dependent query scale (model description, 1.2)."""
+"""Rotary frequencies with YaRN and the position-dependent query scale (docs/model.md, 1.2)."""
 
 import math
 from collections.abc import Mapping

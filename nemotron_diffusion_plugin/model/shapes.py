@@ -23,7 +23,7 @@ class Network:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Llama-like decoder with grouped-query attention and SwiGLU (model description, 1.1 and 1.3)."""
+    """Sizes of a Llama-like decoder with grouped-query attention and SwiGLU (docs/model.md, 1.1 and 1.3)."""
 
     name: str
     hidden: int

@@ -52,7 +52,7 @@ CHAT_TEMPLATE = (
 
 
 def special_tokens() -> list[str]:
-    """The texts of ids 0 to ``NUM_SPECIAL_TOKENS - 1``; unnamed ids are ``<SPECIAL_{id}>`` (model.md 1.4)."""
+    """The texts of ids 0 to ``NUM_SPECIAL_TOKENS - 1``; unnamed ids are ``<SPECIAL_{id}>`` (docs/model.md, 1.4)."""
     return [NAMED_SPECIAL_TOKENS.get(index, f"<SPECIAL_{index}>") for index in range(NUM_SPECIAL_TOKENS)]
 
 
@@ -95,7 +95,7 @@ def build_tokenizer(vocab_size: int, corpus: Iterable[str]) -> str:
 
 
 def write_tokenizer(folder: Path | str, vocab_size: int, corpus: Iterable[str] | None = None) -> None:
-    """Write tokenizer, chat template and generation config of the published layout (model.md 1.4).
+    """Write tokenizer, chat template and generation config of the published layout (docs/model.md, 1.4).
 
     ``corpus`` defaults to text of the training recipe. Raises ValueError like :func:`build_tokenizer`.
     """

@@ -1,4 +1,4 @@
-"""AR decoding (model description, 3.1)."""
+"""AR decoding (docs/model.md, 3.1)."""
 
 from nemotron_diffusion_plugin.reference.request import Request
 

@@ -1,4 +1,4 @@
-"""The reference decoder: what every engine must reproduce token for token (model description, 3)."""
+"""The reference decoder: what every engine must reproduce token for token (docs/model.md, 3)."""
 
 import math
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Block diffusion (model description, 3.2)."""
+"""Block diffusion (docs/model.md, 3.2)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Who sees whom in a forward: bool `[T, S]` with S = cached + new (model description, 2)."""
+"""Who sees whom in a forward: bool `[T, S]` with S = cached + new (docs/model.md, 2)."""
 
 import torch
 
@@ -14,8 +14,7 @@ def bidirectional(new: int, cached: int = 0) -> torch.Tensor:
 
 
 def quadratic(drafts: int, cached: int) -> torch.Tensor:
-    """The mask of quadratic self-speculation, bool `[n * (n + 1), cached + n * (n + 1)]` (model description,
-    3.4).
+    """The mask of quadratic self-speculation (docs/model.md, 3.4), bool `[n * (n + 1), cached + n * (n + 1)]`.
 
     Group j holds draft j and n masks. A draft sees the drafts of the groups up to its own; the masks of a
     group see those drafts and their whole group; all see the cached positions.

@@ -1,4 +1,4 @@
-"""The network in plain torch with an explicit visibility mask (model description, 1.2, 1.3 and 2)."""
+"""The network in plain torch with an explicit visibility mask (docs/model.md, 1.2, 1.3 and 2)."""
 
 from pathlib import Path
 

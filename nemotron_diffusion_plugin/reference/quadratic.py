@@ -1,4 +1,4 @@
-"""Quadratic self-speculation: verify and draft share one forward a cycle (model description, 3.4)."""
+"""Quadratic self-speculation: verify and draft share one forward a cycle (docs/model.md, 3.4)."""
 
 from collections.abc import Sequence
 

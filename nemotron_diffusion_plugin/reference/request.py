@@ -53,7 +53,7 @@ class Request:
         return int(block_lengths(self.cache.length, self.options.block_size, self.max_model_len))
 
     def prefill(self, prompt: Sequence[int]) -> None:
-        """Cache the prompt and emit the seed that its last row predicts (model description, 3)."""
+        """Cache the prompt and emit the seed that its last row predicts (docs/model.md, 3)."""
         tokens, count = torch.tensor([list(prompt)]), len(prompt)
         hidden, keys_values = self.model(tokens, torch.arange(count), masks.causal(count), return_hidden=True)
         self.cache.append(keys_values)

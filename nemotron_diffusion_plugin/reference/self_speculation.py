@@ -1,4 +1,4 @@
-"""Linear self-speculation: the model drafts a block for itself and verifies it (model description, 3.3)."""
+"""Linear self-speculation: the model drafts a block for itself and verifies it (docs/model.md, 3.3)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Choosing one token per row of logits, with its confidence (model description, 3.2)."""
+"""Choosing one token per row of logits, with its confidence (docs/model.md, 3.2)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The drafter LoRA as a low-rank branch of one layer's `o_proj` (model description, 1.5)."""
+"""The drafter LoRA as a low-rank branch of one layer's `o_proj` (docs/model.md, 1.5)."""
 
 from __future__ import annotations
 

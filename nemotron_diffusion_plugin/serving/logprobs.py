@@ -2,7 +2,7 @@
 
 A token of a block is chosen by the denoise forward that commits it, not by the causal forward that accepts the block.
 So its log-probability is that of the denoise logits: un-tempered and with the mask id in the denominator, which is the
-logarithm of the confidence it was committed by (model description, 3.2).
+logarithm of the confidence it was committed by (docs/model.md, 3.2).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def refuse_in_diffusion(
     """Raise `OptionError` for the first sampling parameter that is not neutral.
 
     A block is committed by confidence and in any order, so what rewrites the distribution of the next token has no
-    defined meaning there. Temperature and seed act as in the published generator (model description, 3.2).
+    defined meaning there. Temperature and seed act as in the published generator (docs/model.md, 3.2).
 
     Args:
         active: value and neutral value of each parameter, by the name that requests give it.

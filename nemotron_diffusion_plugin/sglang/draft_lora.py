@@ -1,4 +1,4 @@
-"""The drafter LoRA as a branch of `o_proj`, taken by the rows that a draft forward marks (model description, 1.5)."""
+"""The drafter LoRA as a branch of `o_proj`, taken by the rows that a draft forward marks (docs/model.md, 1.5)."""
 
 from __future__ import annotations
 

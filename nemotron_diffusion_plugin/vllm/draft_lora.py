@@ -1,4 +1,4 @@
-"""The drafter LoRA's branch of `o_proj` as an operator that only draft forwards take (model description, 1.5)."""
+"""The drafter LoRA's branch of `o_proj` as an operator that only draft forwards take (docs/model.md, 1.5)."""
 
 from __future__ import annotations
 

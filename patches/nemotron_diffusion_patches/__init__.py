@@ -1,7 +1,7 @@
 """Changes to engine functions for which the engines offer no hook: one file per patched function.
 
-A patch says why it exists, which upstream change makes it unnecessary and when to remove it; it is applied once,
-however often `apply` is called, and does nothing for models other than ours. `docs/patches.md` is the inventory.
+A patch is described by data, from which `inventory` makes the tables of `docs/patches.md`. It is applied once,
+however often `apply` is called, and does nothing for models other than ours.
 """
 
 from __future__ import annotations
@@ -11,20 +11,51 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a person must know of a patch.
+
+    Attributes:
+        name: what `nemotron-diffusion doctor` and the logs call it.
+        targets: dotted names of the engine's functions that it replaces.
+        reason: why it is needed.
+        upstream: what the engine does, so that no hook is enough.
+        remove_when: the change of the engine that makes it unnecessary.
+        process: the process that applies it where it is needed; None for all, at registration.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    reason: str
+    upstream: str
+    remove_when: str
+    process: str | None = None
+
+
+@dataclass(frozen=True)
 class Patch:
     """One patched engine function.
 
     `install` performs the change and is called only while `is_applied()` is False, so it need not be idempotent.
     """
 
-    name: str
-    target: str
-    reason: str
-    upstream: str
-    supported: str
-    remove_when: str
+    about: Description
     install: Callable[[], None]
     is_applied: Callable[[], bool]
+
+    @property
+    def name(self) -> str:
+        """The name of its description."""
+        return self.about.name
+
+    @property
+    def target(self) -> str:
+        """The engine's functions that it replaces, as one text."""
+        return ", ".join(self.about.targets)
+
+    @property
+    def reason(self) -> str:
+        """Why it is needed."""
+        return self.about.reason
 
     def apply(self) -> None:
         """Install the patch unless it is installed already; raises RuntimeError if it does not take effect."""

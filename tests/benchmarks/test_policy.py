@@ -11,7 +11,7 @@ from benchmarks.policy.simulation import Row, compare, run
 from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH, SCENARIOS, recorded
 from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
 
-PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "policy-simulation.md"
 MOST_REGRET = 0.08
 LEAST_OF_AR = 0.95
 

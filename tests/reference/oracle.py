@@ -161,7 +161,7 @@ def linear(oracle, prompt, count, block_size, lora):
 
 
 def quadratic(oracle, prompt, count, block_size):
-    """Model description 3.4, loop by loop; returns tokens and the number of emitted drafts per cycle."""
+    """docs/model.md, 3.4, loop by loop; returns tokens and the number of emitted drafts per cycle."""
     size, mask_id = block_size, oracle.mask_id
     start = len(prompt)
     total = start + size

@@ -103,7 +103,7 @@ def test_rows_of_a_batch_follow_their_own_rules():
 
 
 def plain_choice(confidence, masked, step, num_masks, options):
-    """The rules of model description 3.2 in plain Python, one row."""
+    """The commit rules (docs/model.md, 3.2) in plain Python, one row."""
     order = sorted((i for i in range(len(masked)) if masked[i]), key=lambda i: (-confidence[i], i))
     if not order:
         return set()

@@ -36,7 +36,7 @@ def accept(
     *,
     backend: str | None = None,
 ) -> Accepted:
-    """Accept the longest prefix of the drafts that the causal picks agree with (model description, 3.3).
+    """Accept the longest prefix of the drafts that the causal picks agree with (docs/model.md, 3.3).
 
     A row with c cached tokens before its block keeps c + accepted + 1 of them: the seed and the accepted drafts.
     A row with `num_drafts` 0 emits the pick after its seed; a row with -1 is idle: it accepts and emits nothing

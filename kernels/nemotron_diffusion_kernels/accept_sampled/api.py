@@ -40,7 +40,7 @@ def accept_sampled(
     backend: str | None = None,
 ) -> Accepted:
     """Accept drafts so that the emitted tokens are distributed as softmax(L / T) of the causal rows, whatever drew
-    the drafts (model description, 3.3).
+    the drafts (docs/model.md, 3.3).
 
     With p the distribution of a causal row and q the one its draft was drawn from, a draft d is accepted with
     probability min(1, p(d) / q(d)); the first one that is not is replaced by a token drawn from max(p - q, 0),

@@ -31,7 +31,7 @@ def block_attention(
     tiling: Tiling | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Return the attention of N query rows of R requests (model description, 2), `[N, query heads, head_dim]`.
+    """Return the attention of N query rows of R requests (docs/model.md, 2), `[N, query heads, head_dim]`.
 
     The keys and values of the new tokens are in the pages already. A request's last `query length` tokens are
     its queries. A causal request's query sees the tokens up to its own position; another request's query sees

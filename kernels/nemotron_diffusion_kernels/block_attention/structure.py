@@ -19,7 +19,7 @@ class Structure:
     Attributes:
         form: `ONE_BLOCK`: all see all. `BLOCK_CAUSAL`: i sees j where i // B >= j // B, with B the block size (model
             description, 2). `GROUPED`: groups of a draft and B masks; a draft sees the drafts up to its own, a
-            mask sees these drafts and its whole group (model description, 3.4).
+            mask sees these drafts and its whole group (docs/model.md, 3.4).
         block_size: B, at least 1; not used by `ONE_BLOCK`.
     """
 

@@ -25,7 +25,7 @@ def commit(
     """Commit picked tokens into R blocks, in place, and return which blocks are finished, bool `[R]`.
 
     A block with masks commits its most confident masked position (ties: the lowest position) and what its rule
-    adds (model description, 3.2); with a step bound at least the scheduled number. A committed position takes
+    adds (docs/model.md, 3.2); with a step bound at least the scheduled number. A committed position takes
     its picked token and is masked no more; `step` grows by one where a token was committed. A block is finished
     when no mask is left, or when a stop token stands before every mask. A block without masks does not change
     and is finished: that is what a row for no request should hold.

@@ -1,4 +1,4 @@
-"""The commit rules of a batch (model description, 3.2)."""
+"""The commit rules of a batch (docs/model.md, 3.2)."""
 
 from dataclasses import dataclass
 from enum import IntEnum

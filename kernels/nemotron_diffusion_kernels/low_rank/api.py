@@ -18,7 +18,7 @@ def add_low_rank(
     *,
     backend: str | None = None,
 ) -> None:
-    """Add scale * B(A x) to the chosen rows of y, in place (model description, 1.5).
+    """Add scale * B(A x) to the chosen rows of y, in place (docs/model.md, 1.5).
 
     One launch. Products are summed in float32; A x is rounded to the type of B between the two. All other rows of
     y keep every bit, and the rows of x beside them are not looked at, so both may hold anything. A row's result

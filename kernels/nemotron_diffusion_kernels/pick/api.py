@@ -41,7 +41,7 @@ def pick(
     sampling: Sampling | None = None,
     backend: str | None = None,
 ) -> Picked:
-    """Return a token of every row of logits `[N, V]` and its confidence (model description, 3.2).
+    """Return a token of every row of logits `[N, V]` and its confidence (docs/model.md, 3.2).
 
     Without `sampling` it is the most likely token, with it argmax(exp(L) / (-ln u)^T) in float64: a draw from
     softmax(L / T) by the Gumbel-max trick. The mask id is never picked, yet it stays in the denominator of the

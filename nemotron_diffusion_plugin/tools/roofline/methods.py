@@ -95,7 +95,7 @@ def methods(shape: ModelShape, assumed: Assumptions) -> list[Method]:
 
     `one_forward` has 2 * block rows: the drafts being verified and one block of masks, the least with which a cycle can
     both verify and draft; no such form is published. `quadratic` is the published form with a block of masks behind
-    every draft, block * (block + 1) rows (model description, 3.4).
+    every draft, block * (block + 1) rows (docs/model.md, 3.4).
     """
     network, block = shape.network, assumed.block_size
     draft = replace(network, layers=network.layers + _lora(shape, assumed.lora_rank))

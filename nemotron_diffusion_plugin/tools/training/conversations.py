@@ -28,7 +28,7 @@ class Conversation:
 
 
 class ChatEncoder:
-    """Turns questions and answers into the token ids that the chat template yields (model.md 1.4)."""
+    """Turns questions and answers into the token ids that the chat template yields (docs/model.md, 1.4)."""
 
     def __init__(self, folder: Path | str) -> None:
         from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""Training the drafter LoRA on the model's own answers, the base weights frozen (model.md section 4)."""
+"""Training the drafter LoRA on the model's own answers, the base weights frozen (docs/model.md, 4)."""
 
 from __future__ import annotations
 

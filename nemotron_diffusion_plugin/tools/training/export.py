@@ -14,7 +14,7 @@ from nemotron_diffusion_plugin.tools.training.geometry import tiny_config
 
 
 def export(folder: Path, model: ReferenceModel, lora: DrafterLora | None = None) -> None:
-    """Write config, bfloat16 weights and adapter beside the tokenizer (model.md 1.1, 1.3)."""
+    """Write config, bfloat16 weights and adapter beside the tokenizer (docs/model.md, 1.1 and 1.3)."""
     content = json.dumps(tiny_config(), indent=2) + "\n"
     (folder / "config.json").write_text(content, encoding="utf-8")
     write_tensors(folder, {name: p.detach() for name, p in model.state_dict().items()}, dtype=torch.bfloat16)

@@ -13,7 +13,7 @@ LORA_ALPHA = 64
 
 
 def tiny_config() -> dict[str, Any]:
-    """Return ``config.json`` of the tiny model: every published field at a small size (model.md 1.1, 1.2)."""
+    """Return ``config.json`` of the tiny model: every published field at a small size (docs/model.md, 1.1 and 1.2)."""
     return {
         "architectures": ["NemotronLabsDiffusionModel"],
         "model_type": "nemotron_labs_diffusion",

@@ -1,4 +1,4 @@
-"""The objective: next-token loss on clean text and denoising loss on noisy blocks (model.md section 4)."""
+"""The objective: next-token loss on clean text and denoising loss on noisy blocks (docs/model.md, 4)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def visibility(block_starts: torch.Tensor, block_size: int, clean_length: int) -
     """Return bool[N, S, S] for rows of K noisy blocks and a clean text, S = K * block_size + clean_length.
 
     ``block_starts``: int64[N, K], the clean position at which each noisy block begins. A noisy token sees its
-    own block and the clean tokens before the block; a clean token sees clean tokens up to itself (model.md
-    section 4).
+    own block and the clean tokens before the block; a clean token sees clean tokens up to itself
+    (docs/model.md, 4).
     """
     rows, num_blocks = block_starts.shape
     noisy = num_blocks * block_size

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
+from nemotron_diffusion_patches import Description, Patch
 
 SUPPORTED = ">=0.5.23,<0.5.24"
 """The versions of SGLang that the patches and the plugin are written for; `pyproject.toml` asks for the same."""
@@ -24,23 +24,25 @@ class HookPatch(Patch):
         self.install()
 
 
-def around(target: str, hook: Callable[..., Any], kind: str = "AROUND", **description: str) -> HookPatch:
-    """A patch of the function `target` by `hook(original, *arguments)`, or as another kind of hook."""
+def around(about: Description, hook: Callable[..., Any]) -> HookPatch:
+    """A patch of the one function that `about` names, by `hook(original, *arguments)`."""
+    (target,) = about.targets
+
+    def registered() -> bool:
+        from sglang.srt.plugins.hook_registry import HookRegistry
+
+        hooks = HookRegistry._hooks.get(target, ())
+        return any(getattr(other, "__qualname__", "") == hook.__qualname__ for _, other, _ in hooks)
 
     def install() -> None:
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-        registered = HookRegistry._hooks.get(target, ())
-        if not any(getattr(other, "__qualname__", "") == hook.__qualname__ for _, other, _ in registered):
-            HookRegistry.register(target, hook, HookType[kind])
+        if not registered():
+            HookRegistry.register(target, hook, HookType.AROUND)
 
     def is_applied() -> bool:
         from sglang.srt.plugins.hook_registry import HookRegistry
 
-        registered = HookRegistry._hooks.get(target, ())
-        ours = any(getattr(other, "__qualname__", "") == hook.__qualname__ for _, other, _ in registered)
-        return ours and target in HookRegistry._patched
+        return registered() and target in HookRegistry._patched
 
-    return HookPatch(
-        target=target, supported=SUPPORTED, install=install, is_applied=is_applied, **description
-    )
+    return HookPatch(about, install, is_applied)

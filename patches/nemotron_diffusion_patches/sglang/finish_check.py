@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
+
+ABOUT = Description(
+    name="finish-check",
+    targets=("sglang.srt.managers.schedule_batch.Req.update_finish_state",),
+    reason="for a request that waits for its block SGLang would search all of its output for the end, at every step "
+    "(2 ms at 16000 tokens)",
+    upstream="`output_ids[-new_accepted_len:]` is the whole output at 0",
+    remove_when="a step may leave out a request",
+)
 
 
 def patch() -> HookPatch:
@@ -16,11 +26,4 @@ def patch() -> HookPatch:
             return None
         return original(self, new_accepted_len)
 
-    return around(
-        "sglang.srt.managers.schedule_batch.Req.update_finish_state",
-        update_finish_state,
-        name="finish-check",
-        reason="for a request that waits for its block SGLang would take all of its output as new, at every step",
-        upstream="`output_ids[-new_accepted_len:]` is the whole output at 0",
-        remove_when="a step may leave out a request",
-    )
+    return around(ABOUT, update_finish_state)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
+
+ABOUT = Description(
+    name="request-validation",
+    targets=("sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object",),
+    reason="what the scheduler refuses reaches the client of a streaming request after status 200",
+    upstream="SGLang's own parameters are validated here, a plugin's are not",
+    remove_when="a speculative algorithm can validate requests",
+)
 
 
 def patch(validate: Callable[[Any, Any], None]) -> HookPatch:
@@ -18,11 +27,4 @@ def patch(validate: Callable[[Any, Any], None]) -> HookPatch:
         validate(self, request)
         return request
 
-    return around(
-        "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object",
-        _create_tokenized_object,
-        name="request-validation",
-        reason="what the scheduler refuses reaches the client of a streaming request after status 200",
-        upstream="SGLang's own parameters are validated here, a plugin's are not",
-        remove_when="a speculative algorithm can validate requests",
-    )
+    return around(ABOUT, _create_tokenized_object)

@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
 
 Build = Callable[[list[Any]], "dict[str, list[Any]]"]
+
+ABOUT = Description(
+    name="response-counts",
+    targets=(
+        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer."
+        "build_additional_customized_info",
+    ),
+    reason="a worker's numbers about a whole request can reach its response only through a subclass of the "
+    "scheduler's output streamer, which cannot be chosen",
+    upstream="the streamer's class is fixed",
+    remove_when="a plugin can name the streamer's class, or add to a request's meta_info",
+)
+
+ABOUT_META_INFO = Description(
+    name="meta-info",
+    targets=("sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",),
+    reason="what one request of a batch adds to its meta_info is added to all of them, empty",
+    upstream="additions to meta_info are columns over the requests of a batch",
+    remove_when="an addition can be left out for a request",
+)
 
 
 def patch(build: Build) -> HookPatch:
@@ -18,16 +39,7 @@ def patch(build: Build) -> HookPatch:
     ) -> dict[str, list[Any]]:
         return {**original(self, reqs), **build(reqs)}
 
-    return around(
-        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer."
-        "build_additional_customized_info",
-        build_additional_customized_info,
-        name="response-counts",
-        reason="a worker's numbers about a whole request can reach its response only through a subclass of the "
-        "scheduler's output streamer, which cannot be chosen",
-        upstream="the streamer's class is fixed",
-        remove_when="a plugin can name the streamer's class, or add to a request's meta_info",
-    )
+    return around(ABOUT, build_additional_customized_info)
 
 
 def patch_meta_info(key: str) -> HookPatch:
@@ -46,14 +58,7 @@ def patch_meta_info(key: str) -> HookPatch:
             customized_info = {name: values for name, values in customized_info.items() if name != key}
         original(self, meta_info, state, customized_info, index, finish_reason)
 
-    return around(
-        "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
-        update_request_meta_info,
-        name="meta-info",
-        reason="what one request of a batch adds to its meta_info is added to all of them, empty",
-        upstream="additions to meta_info are columns over the requests of a batch",
-        remove_when="an addition can be left out for a request",
-    )
+    return around(ABOUT_META_INFO, update_request_meta_info)
 
 
 def enable() -> None:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
+
+ABOUT = Description(
+    name="returned-tokens",
+    targets=(
+        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+    ),
+    reason="tokens per forward counts what clients get, after stop strings and limits; and a request that waits "
+    "for its block would stream an event without a token at every step",
+    upstream="SGLang tells a worker how many drafts were accepted, not how many tokens were returned, and streams "
+    "every request of a step",
+    remove_when="a worker hears of a request's returned tokens, and steps without a token stream nothing",
+)
 
 
 def patch(take_in: Callable[[list[Any]], list[Any]]) -> HookPatch:
@@ -16,13 +29,4 @@ def patch(take_in: Callable[[list[Any]], list[Any]]) -> HookPatch:
     ) -> Any:
         return original(self, take_in(list(reqs)), *arguments, **keywords)
 
-    return around(
-        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
-        stream_output,
-        name="returned-tokens",
-        reason="tokens per forward counts what clients get, after stop strings and limits; and a request that waits "
-        "for its block would stream an event without a token at every step",
-        upstream="SGLang tells a worker how many drafts were accepted, not how many tokens were returned, and streams "
-        "every request of a step",
-        remove_when="a worker hears of a request's returned tokens, and steps without a token stream nothing",
-    )
+    return around(ABOUT, stream_output)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
+
+ABOUT = Description(
+    name="span-attributes",
+    targets=("sglang.srt.managers.tokenizer_manager.TokenizerManager.convert_to_span_attrs",),
+    reason="a request's span has a fixed list of attributes",
+    upstream="the attributes are built in one function",
+    remove_when="additions to meta_info become attributes of the span",
+)
 
 
 def patch(key: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> HookPatch:
@@ -20,11 +29,4 @@ def patch(key: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]
         added = (unwrap_from_pickle(getattr(recv_obj, "customized_info", None)) or {}).get(key)
         return {**span, **attributes(added[i][0])} if span and added and added[i] else span
 
-    return around(
-        "sglang.srt.managers.tokenizer_manager.TokenizerManager.convert_to_span_attrs",
-        convert_to_span_attrs,
-        name="span-attributes",
-        reason="a request's span has a fixed list of attributes",
-        upstream="the attributes are built in one function",
-        remove_when="additions to meta_info become attributes of the span",
-    )
+    return around(ABOUT, convert_to_span_attrs)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
+
+ABOUT = Description(
+    name="waiting-requests",
+    targets=("sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram",),
+    reason="a diffusion request whose block still holds masks emits no token; SGLang would count -1 drafts",
+    upstream="every algorithm of SGLang emits at least one token per request and step",
+    remove_when="a step may leave out a request",
+)
 
 
 def patch() -> HookPatch:
@@ -20,11 +29,4 @@ def patch() -> HookPatch:
         self.spec_verify_ct -= 1
         self.spec_num_correct_drafts -= num_correct_drafts
 
-    return around(
-        "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram",
-        update_spec_correct_drafts_histogram,
-        name="waiting-requests",
-        reason="a diffusion request whose block still holds masks emits no token; SGLang would count -1 drafts",
-        upstream="every algorithm of SGLang emits at least one token per request and step",
-        remove_when="a step may leave out a request",
-    )
+    return around(ABOUT, update_spec_correct_drafts_histogram)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
+
+ABOUT = Description(
+    name="async-scheduling",
+    targets=("vllm.config.vllm.NgramGPUTypes",),
+    reason="asynchronous scheduling is refused for speculators outside the tree, though ours drafts on the device",
+    upstream="vLLM lists the allowed methods by name",
+    remove_when="a speculator can state that it supports asynchronous scheduling",
+)
 
 
 def patch(method: str) -> Patch:
@@ -22,13 +29,4 @@ def patch(method: str) -> Patch:
 
         return method in get_args(module.NgramGPUTypes)
 
-    return Patch(
-        name="async-scheduling",
-        target="vllm.config.vllm.NgramGPUTypes",
-        reason="asynchronous scheduling is refused for speculators outside the tree, though ours drafts on the device",
-        upstream="vLLM lists the allowed methods by name",
-        supported=SUPPORTED,
-        remove_when="a speculator can state that it supports asynchronous scheduling",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

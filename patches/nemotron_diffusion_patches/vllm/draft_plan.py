@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_draft_plan"
 PLAN_ATTRIBUTE = "nemotron_diffusion_plan"
+
+ABOUT = Description(
+    name="draft-plan",
+    targets=("vllm.v1.worker.gpu.model_runner.GPUModelRunner.execute_model",),
+    reason="a draft must have as many rows as the scheduler has chosen for each request, and tokens that the "
+    "request's grammar allows",
+    upstream="SchedulerOutput has one number of drafts for the whole batch and no grammars, and a speculator does "
+    "not see it",
+    remove_when="the number of drafts and the grammar of each request are passed to the speculator",
+    process="worker",
+)
 
 
 def patch(take_plan: Callable[[Any, Any | None], None]) -> Patch:
@@ -32,15 +42,4 @@ def patch(take_plan: Callable[[Any, Any | None], None]) -> Patch:
 
         return bool(getattr(GPUModelRunner, _MARK, False))
 
-    return Patch(
-        name="draft-plan",
-        target="vllm.v1.worker.gpu.model_runner.GPUModelRunner.execute_model",
-        reason="a draft must have as many rows as the scheduler has chosen for each request, and tokens that the "
-        "request's grammar allows",
-        upstream="SchedulerOutput has one number of drafts for the whole batch and no grammars, and a speculator does "
-        "not see it",
-        supported=SUPPORTED,
-        remove_when="the number of drafts and the grammar of each request are passed to the speculator",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_lookahead_slots"
+
+ABOUT = Description(
+    name="lookahead-slots",
+    targets=("vllm.config.vllm.VllmConfig.num_lookahead_tokens",),
+    reason="a draft forward writes the KV of the seed and of every mask past the scheduled tokens",
+    upstream="vLLM derives the margin from the speculative methods it knows",
+    remove_when="a speculator can state its own lookahead",
+)
 
 
 def patch(is_ours: Callable[[Any], bool]) -> Patch:
@@ -32,13 +39,4 @@ def patch(is_ours: Callable[[Any], bool]) -> Patch:
 
         return bool(getattr(VllmConfig, _MARK, False))
 
-    return Patch(
-        name="lookahead-slots",
-        target="vllm.config.vllm.VllmConfig.num_lookahead_tokens",
-        reason="a draft forward writes the KV of the seed and of every mask past the scheduled tokens",
-        upstream="vLLM derives the margin from the speculative methods it knows",
-        supported=SUPPORTED,
-        remove_when="a speculator can state its own lookahead",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

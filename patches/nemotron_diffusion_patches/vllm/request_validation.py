@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_request_validation"
+
+ABOUT = Description(
+    name="request-validation",
+    targets=tuple(
+        f"vllm.entrypoints.openai.{name}"
+        for name in (
+            "chat_completion.protocol.ChatCompletionRequest.to_sampling_params",
+            "chat_completion.protocol.ChatCompletionRequest.to_beam_search_params",
+            "completion.protocol.CompletionRequest.to_sampling_params",
+            "completion.protocol.CompletionRequest.to_beam_search_params",
+            "responses.protocol.ResponsesRequest.to_sampling_params",
+        )
+    ),
+    reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400, "
+    "and beam search drops options",
+    upstream="InputProcessor validates when the generator of a streamed answer is first asked",
+    remove_when="vLLM validates parameters before it answers a streaming request with 200",
+    process="API server",
+)
 
 
 def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]) -> Patch:
@@ -47,18 +65,7 @@ def patch(validate: Callable[[Any], None], validate_beams: Callable[[Any], None]
     def is_applied() -> bool:
         return all(getattr(request, _MARK, False) for request in _requests())
 
-    return Patch(
-        name="request-validation",
-        target="vllm.entrypoints.openai: ChatCompletionRequest, CompletionRequest and ResponsesRequest "
-        ".to_sampling_params and, of the first two, .to_beam_search_params",
-        reason="vLLM runs the admission check inside the stream, too late to answer a bad option with 400, "
-        "and beam search drops options",
-        upstream="InputProcessor validates when the generator of a streamed answer is first asked",
-        supported=SUPPORTED,
-        remove_when="vLLM validates parameters before it answers a streaming request with 200",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)
 
 
 def _requests() -> list[Any]:

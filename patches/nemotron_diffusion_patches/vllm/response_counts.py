@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _NAME = "build_spec_decoding_metrics"
 _MARK = "_nemotron_diffusion_response_counts"
@@ -16,6 +15,16 @@ _ENDPOINTS = (
     "vllm.entrypoints.openai.chat_completion.serving",
     "vllm.entrypoints.openai.completion.serving",
     "vllm.entrypoints.scale_out.token_in_token_out.serving",
+)
+
+ABOUT = Description(
+    name="response-counts",
+    targets=("vllm.outputs.RequestOutput.__init__", *(f"{module}.{_NAME}" for module in _ENDPOINTS)),
+    reason="an engine's output has no field for a plugin's own numbers; they travel in kv_transfer_params, the one "
+    "dictionary that reaches the API server, and belong into the response's metrics",
+    upstream="RequestSpecDecodeMetrics is a closed list of fields",
+    remove_when="a scheduler can add fields to a request's metrics",
+    process="API server",
 )
 
 
@@ -43,17 +52,7 @@ def patch(key: str) -> Patch:
         wrapped = [RequestOutput, *(getattr(module, _NAME) for module in modules)]
         return all(getattr(one, _MARK, False) for one in wrapped)
 
-    return Patch(
-        name="response-counts",
-        target=f"vllm.outputs.RequestOutput.__init__ and {_NAME} of {', '.join(_ENDPOINTS)}",
-        reason="an engine's output has no field for a plugin's own numbers; they travel in kv_transfer_params, the one "
-        "dictionary that reaches the API server, and belong into the response's metrics",
-        upstream="RequestSpecDecodeMetrics is a closed list of fields",
-        supported=SUPPORTED,
-        remove_when="a scheduler can add fields to a request's metrics",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)
 
 
 def _take_out(output_class: Any, key: str) -> None:

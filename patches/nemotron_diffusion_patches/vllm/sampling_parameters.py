@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_sampling_parameters"
+
+ABOUT = Description(
+    name="sampling-parameters",
+    targets=("vllm.sampling_params.SamplingParams._validate_spec_decode",),
+    reason="min_p and logit_bias are refused beside every speculator, though ours processes the rows of drafts",
+    upstream="the check knows the older model runner, which did not process the rows of drafts",
+    remove_when="vLLM allows min_p and logit_bias with speculative decoding",
+)
 
 
 def patch(is_ours: Callable[[Any], bool]) -> Patch:
@@ -32,13 +39,4 @@ def patch(is_ours: Callable[[Any], bool]) -> Patch:
 
         return bool(getattr(SamplingParams, _MARK, False))
 
-    return Patch(
-        name="sampling-parameters",
-        target="vllm.sampling_params.SamplingParams._validate_spec_decode",
-        reason="min_p and logit_bias are refused beside every speculator, though ours processes the rows of drafts",
-        upstream="the check knows the older model runner, which did not process the rows of drafts",
-        supported=SUPPORTED,
-        remove_when="vLLM allows min_p and logit_bias with speculative decoding",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

@@ -6,11 +6,22 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_span_attributes"
 _added: ContextVar[Mapping[str, Any] | None] = ContextVar(_MARK, default=None)
+
+ABOUT = Description(
+    name="span-attributes",
+    targets=(
+        "vllm.v1.engine.output_processor.OutputProcessor.do_tracing",
+        "vllm.v1.engine.output_processor.instrument_manual",
+    ),
+    reason="a request's span has a fixed list of attributes",
+    upstream="do_tracing builds the attributes and the span in one function",
+    remove_when="an output's own numbers become attributes of the span",
+    process="API server",
+)
 
 
 def patch(key: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Patch:
@@ -43,13 +54,4 @@ def patch(key: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
         return bool(getattr(module, _MARK, False))
 
-    return Patch(
-        name="span-attributes",
-        target="vllm.v1.engine.output_processor.OutputProcessor.do_tracing and instrument_manual in its module",
-        reason="a request's span has a fixed list of attributes",
-        upstream="do_tracing builds the attributes and the span in one function",
-        supported=SUPPORTED,
-        remove_when="an output's own numbers become attributes of the span",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

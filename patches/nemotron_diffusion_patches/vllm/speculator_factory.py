@@ -6,11 +6,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_speculator_factory"
 _RUNNER = "vllm.v1.worker.gpu.model_runner"
+
+ABOUT = Description(
+    name="speculator-factory",
+    targets=("vllm.v1.worker.gpu.spec_decode.init_speculator",),
+    reason="runner V2 builds speculators from a closed list of methods",
+    upstream="runner V2 does not load the class that method 'custom_class' names",
+    remove_when="runner V2 loads the class that custom_class names",
+)
 
 
 def patch(is_ours: Callable[[Any], bool], make_speculator: Callable[..., object]) -> Patch:
@@ -39,13 +46,4 @@ def patch(is_ours: Callable[[Any], bool], make_speculator: Callable[..., object]
         copied = runner is None or runner.init_speculator is module.init_speculator
         return bool(getattr(module, _MARK, False)) and copied
 
-    return Patch(
-        name="speculator-factory",
-        target="vllm.v1.worker.gpu.spec_decode.init_speculator",
-        reason="runner V2 builds speculators from a closed list of methods",
-        upstream="runner V2 does not load the class that method 'custom_class' names",
-        supported=SUPPORTED,
-        remove_when="runner V2 loads the class that custom_class names",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

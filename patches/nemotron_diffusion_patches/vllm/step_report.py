@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _MARK = "_nemotron_diffusion_step_report"
 REPORT_ATTRIBUTE = "nemotron_diffusion_report"
+
+ABOUT = Description(
+    name="step-report",
+    targets=("vllm.v1.worker.gpu.model_runner.GPUModelRunner.sample_tokens",),
+    reason="the scheduler must know which blocks are still being denoised and how many forwards they took",
+    upstream="a speculator has no way to add to ModelRunnerOutput",
+    remove_when="speculators can return their own statistics",
+    process="worker",
+)
 
 
 def patch(take_report: Callable[[Any], object | None]) -> Patch:
@@ -35,13 +43,4 @@ def patch(take_report: Callable[[Any], object | None]) -> Patch:
 
         return bool(getattr(GPUModelRunner, _MARK, False))
 
-    return Patch(
-        name="step-report",
-        target="vllm.v1.worker.gpu.model_runner.GPUModelRunner.sample_tokens",
-        reason="the scheduler must know which blocks are still being denoised and how many forwards they took",
-        upstream="a speculator has no way to add to ModelRunnerOutput",
-        supported=SUPPORTED,
-        remove_when="speculators can return their own statistics",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)

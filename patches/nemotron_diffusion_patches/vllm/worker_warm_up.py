@@ -6,12 +6,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import SUPPORTED
+from nemotron_diffusion_patches import Description, Patch
 
 _NAME = "compile_or_warm_up_model"
 _MARK = "_nemotron_diffusion_worker_warm_up"
 _WORKERS = {"vllm.v1.worker.gpu_worker": "Worker", "vllm.v1.worker.cpu_worker": "CPUWorker"}
+
+ABOUT = Description(
+    name="worker-warm-up",
+    targets=tuple(f"{module}.{name}.{_NAME}" for module, name in _WORKERS.items()),
+    reason="what a forward takes can be measured only between the capture of CUDA graphs and the first request",
+    upstream="a speculator is asked to capture its own graphs, before the target's are there and not on a CPU",
+    remove_when="a speculator is called when its worker is warm",
+    process="worker",
+)
 
 
 def patch(warmed_up: Callable[[Any], None]) -> Patch:
@@ -26,16 +34,7 @@ def patch(warmed_up: Callable[[Any], None]) -> Patch:
         workers = _loaded()
         return bool(workers) and all(getattr(vars(worker)[_NAME], _MARK, False) for worker in workers)
 
-    return Patch(
-        name="worker-warm-up",
-        target=f"{' and '.join(f'{module}.{name}' for module, name in _WORKERS.items())} .{_NAME}",
-        reason="what a forward takes can be measured only between the capture of CUDA graphs and the first request",
-        upstream="a speculator is asked to capture its own graphs, before the target's are there and not on a CPU",
-        supported=SUPPORTED,
-        remove_when="a speculator is called when its worker is warm",
-        install=install,
-        is_applied=is_applied,
-    )
+    return Patch(ABOUT, install, is_applied)
 
 
 def _loaded() -> list[type]:

@@ -6,7 +6,6 @@ import inspect
 import pkgutil
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +16,8 @@ pytest.importorskip("sglang")
 from sglang.srt.managers import io_struct
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+from nemotron_diffusion_patches.inventory import descriptions
 from nemotron_diffusion_patches.sglang import (
-    SUPPORTED,
     HookPatch,
     admission_check,
     cuda_graph_runner,
@@ -36,7 +35,6 @@ from nemotron_diffusion_plugin.sglang.registration import engine_patches
 
 pytestmark = pytest.mark.engine
 
-INVENTORY = Path(__file__).parents[3] / "docs" / "patches.md"
 PARAMETERS = {
     "request-validation": [
         *("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids")
@@ -118,12 +116,6 @@ def test_target_has_the_expected_parameters(patch: HookPatch) -> None:
 
 
 @each_patch
-def test_described(patch: HookPatch) -> None:
-    assert all((patch.reason, patch.upstream, patch.remove_when))
-    assert patch.supported == SUPPORTED
-
-
-@each_patch
 def test_registered_once_and_applied_by_sglang(patch: HookPatch, put_in_place: PutInPlace) -> None:
     for again in (patch, patch, next(other for other in engine_patches() if other.name == patch.name)):
         again.apply()
@@ -157,13 +149,8 @@ def test_a_target_that_is_gone_is_not_applied(put_in_place: PutInPlace, monkeypa
 
 
 def test_inventory_lists_every_patch() -> None:
-    tables = [part for part in INVENTORY.read_text().split("\n\n") if part.lstrip().startswith("|")]
-    [table] = [part for part in tables if "SGLang" in part.strip().splitlines()[0]]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[2:]]
-    functions = {row[0].strip("`"): row[1] for row in rows}
-    assert functions.keys() == {patch.name for patch in PATCHES}
-    for patch in PATCHES:
-        assert patch.target.rsplit(".", 1)[1] in functions[patch.name]
+    listed = [about.name for about in descriptions("sglang")]
+    assert sorted(listed) == sorted(patch.name for patch in PATCHES)
 
 
 class TestAdmissionCheck:

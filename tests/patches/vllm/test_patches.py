@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pkgutil
 import threading
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from nemotron_diffusion_patches import Patch
+from nemotron_diffusion_patches import Description, Patch
+from nemotron_diffusion_patches.inventory import descriptions
 
 pytestmark = pytest.mark.engine
 
 
 def a_patch(install: Any, is_applied: Any) -> Patch:
-    return Patch("name", "target", "reason", "upstream", ">=0", "never", install, is_applied)
+    return Patch(Description("name", ("target",), "reason", "upstream", "never"), install, is_applied)
 
 
 def test_applied_once() -> None:
@@ -47,8 +49,13 @@ class TestOnVllm:
         assert len({patch.name for patch in patches}) == len(patches)
         for patch in patches:
             assert patch.is_applied(), patch.name
-            assert all((patch.target, patch.reason, patch.upstream, patch.supported, patch.remove_when))
+            assert patch.about in descriptions("vllm")
         assert [row for row in diagnose_all() if not row[1]] == []
+
+    @pytest.mark.parametrize("about", descriptions("vllm"), ids=lambda about: about.name)
+    def test_every_target_exists(self, about: Description) -> None:
+        for target in about.targets:
+            assert pkgutil.resolve_name(target) is not None
 
     def test_a_second_registration_wraps_nothing_again(self) -> None:
         import vllm.v1.worker.gpu.spec_decode as factory

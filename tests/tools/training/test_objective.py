@@ -13,7 +13,7 @@ MASK, EOS = 100, 11
 
 
 def formula(length: int, block: int) -> torch.Tensor:
-    """`allow(q, k)` of the model description, section 4, for `[noisy | clean]` of `length` tokens each."""
+    """`allow(q, k)` of docs/model.md, 4, for `[noisy | clean]` of `length` tokens each."""
     n = length
 
     def blk(i: int) -> int:
