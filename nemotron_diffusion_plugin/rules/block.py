@@ -10,7 +10,7 @@ def block_lengths(starts: np.ndarray | int, longest: np.ndarray | int, max_model
     """Return the tokens of blocks whose seeds are at `starts` `[R]`, at most `longest` `[R]`, on the host.
 
     A block and the token after it must fit into the context of `max_model_len` tokens, so near its end a block is
-    shorter (model description, 3.6).
+    shorter (docs/model.md, 3.6).
     """
     return np.clip(last_position(max_model_len) + 1 - starts, 1, longest)
 
