@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.settings import SETTING_NAMES, ServerSettings
 

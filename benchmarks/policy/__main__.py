@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 from benchmarks.policy.simulation import FIXED, Row, compare
 from benchmarks.policy.traces import SCENARIOS, Scenario
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.requests import arithmetic_costs
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

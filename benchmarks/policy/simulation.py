@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from benchmarks.policy.traces import BLOCKS, Scenario, Trace
 from nemotron_diffusion_plugin.auto.choice import Engine
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.estimate import AcceptanceEstimate
 from nemotron_diffusion_plugin.auto.policy import BlockPolicy, Candidate
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 FIXED = (1, *BLOCKS)
 CONTEXT = 1000

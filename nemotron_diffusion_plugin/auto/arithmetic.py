@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.model.forward_cost import Precision, forward_cost
 from nemotron_diffusion_plugin.model.hardware import GPUS
 from nemotron_diffusion_plugin.model.shapes import ModelShape

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 SWITCH_GAIN = 0.03
 """How much more another length must promise before a batch leaves the one it has."""

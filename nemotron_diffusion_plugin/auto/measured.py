@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from itertools import accumulate
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts, Points
+from nemotron_diffusion_plugin.costs import ForwardCosts, Points
 
 REPEATS = 5
 SECONDS = 5.0

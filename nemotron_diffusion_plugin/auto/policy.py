@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nemotron_diffusion_plugin.auto.choice import Choice, Engine, Load, Others, best_choice, evaluate
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.estimate import AcceptanceEstimate, AcceptancePool
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 PROBE_SHARE = 0.02
 """The share of time that probes may cost."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from nemotron_diffusion_plugin.auto.arithmetic import DEFAULT_GPU, arithmetic_costs, known_gpu
 from nemotron_diffusion_plugin.auto.choice import Engine, Others
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.estimate import AcceptanceEstimate
 from nemotron_diffusion_plugin.auto.policy import BlockPolicy, Candidate
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.settings import MEASURED, TABLE, ServerSettings
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from nemotron_diffusion_plugin.auto.arithmetic import cached_token_share
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.measured import MOST_ROWS, measure
 from nemotron_diffusion_plugin.core import Blocks, ForwardOutput
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.slots import SlotTable
 

@@ -40,6 +40,20 @@ def settings_of(hf_config: Any) -> ServerSettings:
     return _read(hf_config.block_size, os.environ.get(VARIABLE, ""))
 
 
+_served: ServerSettings | None = None
+
+
+def serve(settings: ServerSettings) -> None:
+    """Note that this process runs our worker, with these settings."""
+    global _served
+    _served = settings
+
+
+def served() -> ServerSettings | None:
+    """The settings of this process's worker; None where the worker is not ours."""
+    return _served
+
+
 @lru_cache(maxsize=8)
 def _read(block_size: int, text: str) -> ServerSettings:
     """Read once, as every request is checked against them: they may name a file."""

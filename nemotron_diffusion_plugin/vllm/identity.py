@@ -16,3 +16,10 @@ def uses_block_speculator(vllm_config: Any) -> bool:
 def is_block_speculator(speculative_config: Any) -> bool:
     """Whether a speculative config names our speculator."""
     return bool(speculative_config.method == SPECULATIVE_METHOD)
+
+
+def device_name() -> str:
+    """What vLLM calls the device, empty where there is no GPU."""
+    from vllm.platforms import current_platform
+
+    return (current_platform.get_device_name() or "") if current_platform.is_cuda() else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.settings import SETTING_NAMES, ServerSettings
 
 _OPTIONS = "_nemotron_diffusion_options"
+_settings: dict[tuple[int, str], ServerSettings] = {}
 _ENGINE_KEYS = frozenset({"kv_transfer_params", "ec_transfer_params"})
 
 
@@ -20,22 +20,11 @@ def server_settings(vllm_config: Any) -> ServerSettings:
     """
     raw = vllm_config.additional_config
     own = {name: raw[name] for name in SETTING_NAMES if name in raw} if isinstance(raw, Mapping) else {}
-    return _read(vllm_config.model_config.hf_config.block_size, _Given(own))
-
-
-class _Given(dict[str, object]):
-    """Settings as they were given; equal ones, by type and value, hash alike."""
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def __eq__(self, other: object) -> bool:
-        return repr(self) == repr(other)
-
-
-@lru_cache(maxsize=8)
-def _read(block_size: int, given: _Given) -> ServerSettings:
-    return ServerSettings.read(block_size, given)
+    block_size = vllm_config.model_config.hf_config.block_size
+    key = block_size, repr(own)
+    if key not in _settings:
+        _settings[key] = ServerSettings.read(block_size, own)
+    return _settings[key]
 
 
 def request_options(settings: ServerSettings, sampling_params: Any) -> DecodingOptions:

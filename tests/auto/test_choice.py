@@ -19,7 +19,7 @@ from nemotron_diffusion_plugin.auto.choice import (
     best_choice,
     evaluate,
 )
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 BLOCKS = np.array([1, 8, 16, 32])
 GRAPHS = frozenset({1, 32})

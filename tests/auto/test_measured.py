@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.measured import (
     REPEATS,
     SECONDS,
@@ -15,6 +14,7 @@ from nemotron_diffusion_plugin.auto.measured import (
     measure,
     row_counts,
 )
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 SHARE = 1e-5
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from nemotron_diffusion_plugin.auto.choice import Engine
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.estimate import IDLE_MEMORY
 from nemotron_diffusion_plugin.auto.policy import PROBE_SHARE, BlockPolicy, Candidate
+from nemotron_diffusion_plugin.costs import ForwardCosts
 
 POINTS = ((1, 4.4), (206, 4.4), (412, 8.8))
 COSTS = ForwardCosts(POINTS, POINTS, 1e-5)

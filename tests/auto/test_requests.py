@@ -17,8 +17,8 @@ from nemotron_diffusion_plugin.auto.arithmetic import (
     known_gpu,
 )
 from nemotron_diffusion_plugin.auto.choice import Engine
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.requests import AutoBlocks, Drafting, describe, make_policy, others_of
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.model.forward_cost import Precision, forward_cost
 from nemotron_diffusion_plugin.model.hardware import GPUS
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED

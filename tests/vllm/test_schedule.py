@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from tests.common.cases import Case, Reference
 from tests.common.checkpoints import checkpoint_folder
 from tests.vllm.inside.run import run

@@ -13,7 +13,6 @@ from nemotron_diffusion_plugin.serving.refusals import (
     refuse_counts,
     refuse_in_diffusion,
 )
-from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.parameters import (
     is_greedy,
@@ -21,7 +20,7 @@ from nemotron_diffusion_plugin.sglang.parameters import (
     request_options,
     stop_token_ids,
 )
-from nemotron_diffusion_plugin.sglang.settings import settings_of
+from nemotron_diffusion_plugin.sglang.settings import served, settings_of
 
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
@@ -36,18 +35,11 @@ _LARGEST: dict[str, float] = {
 }
 """The numbers of a request and what their tensors hold: 32 bits, of a seed 64."""
 
-_settings: ServerSettings | None = None
-
-
-def configure(settings: ServerSettings) -> None:
-    """Tell this process's admission check what the server was started with."""
-    global _settings
-    _settings = settings
-
 
 def options_of(req: Any) -> DecodingOptions | None:
     """The options of an admitted request; None where the worker is not ours."""
-    return None if _settings is None else request_options(_settings, req)
+    settings = served()
+    return None if settings is None else request_options(settings, req)
 
 
 def mode_of(req: Any) -> DecodingMode | None:
@@ -61,10 +53,11 @@ def problem(req: Any) -> str | None:
 
     Requests that come through SGLang's tokenizer manager were validated there; others have only this check.
     """
-    if _settings is None:
+    settings = served()
+    if settings is None:
         return None
     try:
-        validate_request(req, request_options(_settings, req), stop_token_ids(req))
+        validate_request(req, request_options(settings, req), stop_token_ids(req))
     except OptionError as error:
         return str(error)
     return None

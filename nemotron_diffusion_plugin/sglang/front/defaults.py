@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.serving.operators import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
+from nemotron_diffusion_plugin.settings import check_kernels
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -83,14 +83,4 @@ def refuse_unsupported(server_args: Any) -> None:
         raise ValueError(
             "grammar_backend: got 'outlines', expected 'xgrammar' or 'llguidance': SGLang's outlines grammars cannot "
             "take back a draft"
-        )
-
-
-def refuse_small_pool(pool_tokens: int, block_size: int, page_size: int) -> None:
-    """Raise ValueError for a KV pool in which no request could decode: a step reserves two blocks beside a prompt."""
-    least = 2 * block_size + page_size
-    if pool_tokens < least:
-        raise ValueError(
-            f"max_total_tokens: got {pool_tokens}, expected at least {least}, a page and two blocks of {block_size}; "
-            "use --max-total-tokens or --mem-fraction-static"
         )

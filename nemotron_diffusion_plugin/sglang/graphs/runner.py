@@ -22,7 +22,7 @@ from nemotron_diffusion_plugin.sglang.graphs.choice import (
     set_rows,
 )
 from nemotron_diffusion_plugin.sglang.log import logger
-from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
+from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
 GRAPH_METADATA = ("prefill_cuda_graph_metadata", "target_verify_metadata")
 """Where attention backends keep what a graph of a batch size reads. The key is the batch size alone, so that a second

@@ -18,18 +18,16 @@ from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, Draft
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
-from nemotron_diffusion_plugin.sglang.front import admission
-from nemotron_diffusion_plugin.sglang.front.defaults import refuse_small_pool
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
-from nemotron_diffusion_plugin.sglang.settings import settings_of
+from nemotron_diffusion_plugin.sglang.settings import serve, settings_of
+from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker import counters
 from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.worker.grammar import walks_of
 from nemotron_diffusion_plugin.sglang.worker.prefill import Prefill
 from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
-from nemotron_diffusion_plugin.sglang.worker.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, StepCounts, slots_of
 from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer
 from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
@@ -73,13 +71,13 @@ class BlockWorker(BaseSpecWorker):
             server_args, self.settings.auto_blocks, lambda *verified: self.auto.observe(*verified)
         )
         response_counts.enable()
-        admission.configure(self.settings)
+        serve(self.settings)
 
     def init_attention_backends(self) -> None:
         """The target's backend serves both views; the pools exist now, so the request table can be sized."""
         config = self.model_runner.model_config
         pool_tokens = self.model_runner.max_total_num_tokens
-        refuse_small_pool(pool_tokens, self.settings.block_size, self.model_runner.page_size)
+        _refuse_small_pool(pool_tokens, self.settings.block_size, self.model_runner.page_size)
         slots = self.model_runner.req_to_token_pool.req_to_token.shape[0]
         self.slots = WorkerSlots(
             self.settings, slots, config.hf_config.mask_token_id, config.vocab_size, torch.device(self.device)
@@ -278,3 +276,13 @@ def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> G
         speculative_num_draft_tokens=verified.tokens.shape[1],
         can_run_cuda_graph=used_graph,
     )
+
+
+def _refuse_small_pool(pool_tokens: int, block_size: int, page_size: int) -> None:
+    """Raise ValueError for a KV pool in which no request could decode: a step reserves two blocks beside a prompt."""
+    least = 2 * block_size + page_size
+    if pool_tokens < least:
+        raise ValueError(
+            f"max_total_tokens: got {pool_tokens}, expected at least {least}, a page and two blocks of {block_size}; "
+            "use --max-total-tokens or --mem-fraction-static"
+        )

@@ -9,9 +9,9 @@ import torch
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker.resume import forced_seed
 from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
-from nemotron_diffusion_plugin.sglang.worker.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, slots_of
 from nemotron_diffusion_plugin.sglang.worker.verification import Verifier
 

@@ -8,6 +8,7 @@ from nemotron_diffusion_plugin.auto.choice import Engine
 from nemotron_diffusion_plugin.auto.requests import AutoBlocks, Drafting, make_policy
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.identity import device_name
 
 _LENGTH = "_nemotron_diffusion_block_length"
 _PROPOSED = "_nemotron_diffusion_proposed_drafts"
@@ -54,10 +55,3 @@ def note_proposed(request: Any, drafts: int) -> None:
 def proposed_drafts(request: Any) -> int:
     """The number last noted; 0 without a grammar, and under asynchronous scheduling, which cuts nothing off."""
     return int(getattr(request, _PROPOSED, 0))
-
-
-def device_name() -> str:
-    """What vLLM calls the device, empty where there is no GPU."""
-    from vllm.platforms import current_platform
-
-    return (current_platform.get_device_name() or "") if current_platform.is_cuda() else ""

@@ -18,7 +18,6 @@ from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.settings import request_options
 
 if TYPE_CHECKING:
-    import torch
     from vllm.sampling_params import SamplingParams
 
 ADMISSION_PATH = f"{__name__}:Admission"
@@ -83,7 +82,7 @@ class Admission(LogitsProcessor):
         """No request needs its logits processed."""
         return False
 
-    def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
+    def apply(self, logits: Any, ctx: Any) -> Any:
         """Return the logits as they are."""
         return logits
 

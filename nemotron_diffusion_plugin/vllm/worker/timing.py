@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
 from nemotron_diffusion_plugin.auto.measured import as_setting
 from nemotron_diffusion_plugin.core import ForwardOutput
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.serving.operators import Operators
 from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.serving.timing import ForwardTimer

@@ -13,8 +13,8 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMo
 from torch import Tensor
 
 from nemotron_diffusion_plugin.sglang.attention.backend import BlockAttentionBackend, BlockMetadata
+from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 from nemotron_diffusion_plugin.sglang.worker.forward import _ragged_layout
-from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
 HEADS, KV_HEADS, SIZE, LAYERS, BLOCK, ROW = 4, 2, 32, 2, 8, 96
 NOWHERE = 2**30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +12,11 @@ pytest.importorskip("sglang")
 
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from nemotron_diffusion_plugin.options import DecodingMode, OptionError
+from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
-from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS
 from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.sglang import settings as server
 from nemotron_diffusion_plugin.sglang.front import admission
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import VARIABLE
@@ -42,16 +41,13 @@ REFUSED_IN_DIFFUSION: list[tuple[dict[str, Any], object]] = [
 
 
 @pytest.fixture(autouse=True)
-def _server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _server(monkeypatch: pytest.MonkeyPatch) -> None:
     import sglang.srt.runtime_context as context
 
-    before = admission._settings
-    admission.configure(SETTINGS)
+    monkeypatch.setattr(server, "_served", SETTINGS)
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=ALGORITHM))
     monkeypatch.setattr(context, "get_serving", lambda: SimpleNamespace(enable_strict_thinking=True))
-    yield
-    monkeypatch.setattr(admission, "_settings", before)
 
 
 def request(options: Any = None, **params: Any) -> Any:
@@ -210,7 +206,7 @@ def test_stop_tokens_that_would_overflow_the_table() -> None:
 
 
 def test_the_servers_default_mode_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    admission.configure(ServerSettings.read(32, DIFFUSION))
+    server.serve(ServerSettings.read(32, DIFFUSION))
     monkeypatch.setenv(VARIABLE, '{"decoding_mode": "diffusion"}')
     message = refused(request(top_p=0.5))
     assert message is not None
@@ -294,7 +290,7 @@ class TestOtherServers:
     """Their requests may hold anything."""
 
     def test_scheduler(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(admission, "_settings", None)
+        monkeypatch.setattr(server, "_served", None)
         assert admission.problem(request(NOT_OURS, return_hidden_states=True)) is None
         assert admission.mode_of(request(NOT_OURS)) is None
 

@@ -17,11 +17,11 @@ from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang.front.defaults import (
     choose_algorithm,
-    refuse_small_pool,
     refuse_unsupported,
 )
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.settings import VARIABLE
+from nemotron_diffusion_plugin.sglang.worker.block_worker import _refuse_small_pool
 
 pytestmark = pytest.mark.engine
 
@@ -174,10 +174,10 @@ def test_set_ups_in_which_drafts_would_be_wrong(name: str, value: object) -> Non
 
 
 def test_a_pool_holds_a_page_and_two_blocks() -> None:
-    refuse_small_pool(65, 32, 1)
-    refuse_small_pool(96, 32, 32)
+    _refuse_small_pool(65, 32, 1)
+    _refuse_small_pool(96, 32, 32)
     for tokens, page in ((64, 1), (95, 32), (1, 1)):
         with pytest.raises(
             ValueError, match=f"max_total_tokens: got {tokens}, expected at least {64 + page}"
         ):
-            refuse_small_pool(tokens, 32, page)
+            _refuse_small_pool(tokens, 32, page)

@@ -15,8 +15,8 @@ from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode, Forw
 
 from nemotron_diffusion_plugin.core import Blocks
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
+from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 from nemotron_diffusion_plugin.sglang.worker.forward import RAGGED_BACKENDS, BlockForward, PreparedRows
-from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
 
 pytestmark = pytest.mark.engine
 

@@ -111,7 +111,7 @@ def forward(
 ) -> Any:
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
-    from nemotron_diffusion_plugin.sglang.worker.spec_inputs import BlockPass
+    from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
     tokens = torch.zeros(size if bidirectional is None else size * width, dtype=torch.int64)
     info = None if bidirectional is None else BlockPass(tokens, width, bidirectional, lora_rows=rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_diffusion_plugin.auto.costs import ForwardCosts
+from nemotron_diffusion_plugin.costs import ForwardCosts
 from nemotron_diffusion_plugin.options import OptionError
 
 TABLE = {"causal": [[4, 2.0], [8, 3.0], [16, 11.0]], "bidirectional": [[1, 5.0]], "ms_per_kv_token": 0.5}
