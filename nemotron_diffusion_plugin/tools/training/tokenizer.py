@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nemotron_diffusion_plugin.tools.training.tasks import sample_texts
+
 BOS_ID = 1
 EOS_ID = 11
 MASK_ID = 100
@@ -94,18 +96,14 @@ def build_tokenizer(vocab_size: int, corpus: Iterable[str]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1)
 
 
-def write_tokenizer(folder: Path | str, vocab_size: int, corpus: Iterable[str] | None = None) -> None:
+def write_tokenizer(folder: Path | str, vocab_size: int) -> None:
     """Write tokenizer, chat template and generation config of the published layout (model.md 1.4).
 
-    ``corpus`` defaults to text of the training recipe. Raises ValueError like :func:`build_tokenizer`.
+    The tokenizer learns from texts of the training recipe. Raises ValueError like :func:`build_tokenizer`.
     """
-    if corpus is None:
-        from nemotron_diffusion_plugin.tools.training.tasks import sample_texts
-
-        corpus = sample_texts()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(build_tokenizer(vocab_size, corpus), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(build_tokenizer(vocab_size, sample_texts()), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     names = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", names)
