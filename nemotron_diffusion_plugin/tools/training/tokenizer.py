@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemotron_diffusion_plugin.tools.training.tasks import sample_texts
+from nemotron_diffusion_plugin.tools.training import vocabulary as v
+from nemotron_diffusion_plugin.tools.training.tasks import SMALL_TALK, draw
 
 BOS_ID = 1
 EOS_ID = 11
@@ -56,6 +58,20 @@ CHAT_TEMPLATE = (
 def special_tokens() -> list[str]:
     """The texts of ids 0 to ``NUM_SPECIAL_TOKENS - 1``; unnamed ids are ``<SPECIAL_{id}>`` (model.md 1.4)."""
     return [NAMED_SPECIAL_TOKENS.get(index, f"<SPECIAL_{index}>") for index in range(NUM_SPECIAL_TOKENS)]
+
+
+def sample_texts(count: int = 6000, seed: int = 0) -> Iterator[str]:
+    """Yield training-split texts from which the tokenizer learns its merges."""
+    rng = random.Random(seed)
+    for questions, answer in SMALL_TALK:
+        yield from (*questions, answer)
+    for word in (*v.WORDS, *v.NAMES, *v.CITIES, *v.FOODS, *v.JOBS):
+        yield from [f" {word}", word] * 20
+    yield from ["system user assistant You are a helpful assistant."] * 20
+    for _ in range(count):
+        task = draw(rng, held_out=False)
+        yield task.question
+        yield task.answer
 
 
 def build_tokenizer(vocab_size: int, corpus: Iterable[str]) -> str:
