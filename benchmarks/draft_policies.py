@@ -23,15 +23,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.reference import masks
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import KeyValueCache
 from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
-from tests.common.schemas import RECORD
 
+RECORD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]{2,8}$"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
 ANY_RECORD = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}, "minProperties": 2}
 BLOCK = 32
 NEW_TOKENS = 80

@@ -15,16 +15,16 @@ import signal
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nemotron_diffusion_plugin.model.forward_cost import Precision
 from nemotron_diffusion_plugin.model.hardware import find_gpu
 from nemotron_diffusion_plugin.model.lora import CONFIG_FILE, FOLDER
-from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, write_config
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED, find_shape
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.tools.bench.data import open_source
 from nemotron_diffusion_plugin.tools.bench.engines import ENGINES
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
@@ -37,6 +37,10 @@ from nemotron_diffusion_plugin.tools.bench.setup import Setup
 from nemotron_diffusion_plugin.tools.bench.statistics import Spread
 from nemotron_diffusion_plugin.tools.roofline.methods import EAGLE_DRAFT_VOCAB, Assumptions
 from nemotron_diffusion_plugin.tools.roofline.report import Setting
+from nemotron_diffusion_plugin.tools.training.eagle3.checkpoint import config_fields
+from nemotron_diffusion_plugin.tools.training.eagle3.head import HeadConfig
+from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG, write_config
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 SMALL = "small"
 SELF_SPECULATION_LENGTH, EAGLE3_LENGTH = 6.82, 2.75
@@ -80,29 +84,12 @@ def model_config(size: str) -> dict[str, Any]:
 
 def head_config(model: dict[str, Any]) -> dict[str, Any]:
     """Return the `config.json` of an Eagle3 head of the usual form for a model: one layer as wide as the model's."""
-    same = ("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     layers = model["num_hidden_layers"]
-    auxiliary = [2, layers // 2, layers - 3] if layers >= 8 else [layers - 3, layers - 2, layers - 1]
-    return {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        "model_type": "llama",
-        **{name: model[name] for name in (*same, "head_dim", "max_position_embeddings", "rms_norm_eps")},
-        "rope_theta": model["rope_parameters"]["rope_theta"],
-        "draft_vocab_size": min(EAGLE_DRAFT_VOCAB, model["vocab_size"]),
-        "num_hidden_layers": 1,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": model.get("torch_dtype", "float32"),
-        "eagle_aux_hidden_state_layer_ids": auxiliary,
-        "eagle_config": {
-            "use_aux_hidden_state": True,
-            "eagle_aux_hidden_state_layer_ids": [
-                layer - 1 for layer in auxiliary
-            ],  # read by SGLang, as outputs
-        },
-    }
+    seen = (2, layers // 2, layers - 3) if layers >= 8 else (layers - 3, layers - 2, layers - 1)
+    same = {item.name: model[item.name] for item in fields(HeadConfig) if item.name in model}
+    config = HeadConfig(**same, layers=seen, rope_theta=model["rope_parameters"]["rope_theta"])
+    dtype = getattr(torch, model.get("torch_dtype", "float32"))
+    return {**config_fields(config, dtype), "draft_vocab_size": min(EAGLE_DRAFT_VOCAB, config.vocab_size)}
 
 
 def write_checkpoints(folder: Path, size: str) -> tuple[Path, Path]:
@@ -136,7 +123,7 @@ def costs(result: Result) -> list[Cost]:
     found = []
     for method in result.setup.methods:
         for concurrency in result.setup.concurrency:
-            mine = [x for x in result.loads if (x.method, x.concurrency) == (method, concurrency)]
+            mine = result.loads_of(method, concurrency)
             if mine:
                 length = acceptance(result.setup, method)
                 cycles = [length * statistics.median(load.per_token) for load in mine]

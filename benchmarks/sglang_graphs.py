@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.engines.sglang.launch import Server, ServerError, has_gpu
 
 MODES: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from tests.engines.install import detect_device, install
 from tests.engines.recipe import ENGINES, SetupError, load_recipe
 from tests.engines.server import CHECKOUT
 
+LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
 STEPS = ("lint", "types", "unit", *(f"engine-{engine}" for engine in ENGINES))
 
 
@@ -42,6 +43,7 @@ def commands(step: str, python: str | Path) -> list[list[str]]:
         "lint": [
             [str(python), "-m", "ruff", "check", "."],
             [str(python), "-m", "ruff", "format", "--check", "."],
+            [str(python), "-c", LINT_IMPORTS],
         ],
         "types": [[str(python), "-m", "mypy"]],
         "unit": [[*pytest, "tests", *ignored, "--numprocesses=auto", "--dist=loadscope"]],

@@ -8,11 +8,11 @@ import json
 import random
 
 from benchmarks.policy.traces import BLOCKS, OTHER_PATH, PATH
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
-from tests.common.checkpoints import TRAINED
 
 AR = DecodingOptions(decoding_mode=DecodingMode.AR)
 
@@ -38,7 +38,7 @@ def main() -> None:
         "--others", action="store_true", help="for questions that the policy was not tried on"
     )
     given = parser.parse_args()
-    decoder, encoder = ReferenceDecoder.from_checkpoint(TRAINED), ChatEncoder(TRAINED)
+    decoder, encoder = ReferenceDecoder.from_checkpoint(BUNDLED_CHECKPOINT), ChatEncoder(BUNDLED_CHECKPOINT)
     recorded: dict[str, list[dict[int, list[int]]]] = {}
     for category in tasks.CATEGORIES:
         rng = random.Random(f"{'other ' if given.others else ''}policy {category}")

@@ -1,11 +1,14 @@
 """Which implementation of an operator runs."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Backend = Literal["torch", "triton"]
 

@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from benchmarks import draft_policies as module
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
-from tests.common.schemas import RECORD
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_masked_drafts_change_the_cycles_and_not_the_answer(decoder, prompts):
     pytest.importorskip("xgrammar")
     results = []
     config = decoder.model.config
-    compiled = module.JsonGrammar.compile(BUNDLED_CHECKPOINT, json.dumps(RECORD), config.vocab_size)
+    compiled = module.JsonGrammar.compile(BUNDLED_CHECKPOINT, json.dumps(module.RECORD), config.vocab_size)
     for most in (0, 8):
         numbers, counts = torch.Generator().manual_seed(0), module.Counts()
         grammar = module.JsonGrammar(compiled, config, most, counts)

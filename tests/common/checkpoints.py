@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.engines.server import CHECKOUT
 
 TRAINED = CHECKOUT / "nemotron_diffusion_plugin" / "assets" / "tiny"

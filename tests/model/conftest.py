@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
 

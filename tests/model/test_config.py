@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig, register
-from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, write_config
+from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG, write_config
 
 PUBLISHED_8B = {
     **SMALL_CONFIG,

@@ -5,7 +5,7 @@ import pytest
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.names import check_names, check_shapes, expected_shapes
-from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG
+from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG
 
 PUBLISHED = {
     "3B": (3072, 9216, 26, 237, 3_831_659_520),

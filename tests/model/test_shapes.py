@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED, find_shape, read_shape
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 
 CONFIG = {
     "hidden_size": 4096,

@@ -5,9 +5,9 @@ import torch
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, random_lora, random_tensors
 from nemotron_diffusion_plugin.reference import masks
 from nemotron_diffusion_plugin.reference.model import KeyValueCache, ReferenceModel
+from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG, random_lora, random_tensors
 
 TOKENS = torch.arange(400, 420).view(2, 10)
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.options import CommitRule, DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference import masks
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import KeyValueCache
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.reference import oracle
 
 AR = DecodingOptions(decoding_mode=DecodingMode.AR)

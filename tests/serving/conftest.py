@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from tests.common.auto import company, decisions_since, forwards_since, mixed, predictable
 from tests.common.cases import Case, prompt
 from tests.vllm.inside.run import run

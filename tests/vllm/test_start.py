@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.common.damage import (
     WEIGHTS,
     leave,

@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from nemotron_diffusion_plugin.tools.bench.engines import acceptance_histogram
+
+if TYPE_CHECKING:
+    import httpx
 
 _STREAM_OPTIONS = {"include_usage": True}
 
@@ -64,6 +65,8 @@ def run(
 async def _run(
     url: str, bodies: Sequence[dict[str, Any]], concurrency: int, stream: bool, timeout: float
 ) -> tuple[list[Reply], float]:
+    import httpx
+
     waiting = list(enumerate(bodies))[::-1]
     replies: dict[int, Reply] = {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)

@@ -10,7 +10,7 @@ from nemotron_diffusion_plugin.tools.bench.methods import Method
 from nemotron_diffusion_plugin.tools.bench.report import methods_of
 from nemotron_diffusion_plugin.tools.bench.result import Result
 from nemotron_diffusion_plugin.tools.bench.statistics import PERCENTILES, Spread, percentile
-from nemotron_diffusion_plugin.tools.roofline.plot import require_matplotlib
+from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
 
 _SIZE = (7.0, 4.2)
 
@@ -23,19 +23,15 @@ def draw_all(result: Result, folder: Path) -> list[str]:
         OSError: a file cannot be written.
     """
     require_matplotlib("plots")
+    from matplotlib.figure import Figure
+
     drawn = []
     for name, draw in _PLOTS.items():
-        figure = _figure()
+        figure = Figure(figsize=_SIZE, layout="constrained")
         if draw(result, figure):
             figure.savefig(folder / f"{name}.png", dpi=120)
             drawn.append(f"{name}.png")
     return drawn
-
-
-def _figure() -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=_SIZE, layout="constrained")
 
 
 def _speed(result: Result, figure: Any) -> bool:
@@ -46,11 +42,7 @@ def _speed(result: Result, figure: Any) -> bool:
     for method in methods_of(result):
         points = []
         for concurrency in result.setup.concurrency:
-            speeds = [
-                load.tokens_per_second
-                for load in result.loads
-                if (load.method, load.concurrency) == (method.name, concurrency)
-            ]
+            speeds = [load.tokens_per_second for load in result.loads_of(method.name, concurrency)]
             if speeds:
                 points.append((concurrency, Spread.of(speeds)))
         if points:
@@ -60,12 +52,8 @@ def _speed(result: Result, figure: Any) -> bool:
             axes.errorbar(
                 [c for c, _ in points], medians, [below, above], marker="o", capsize=3, label=method.title
             )
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(result.setup.concurrency, [str(c) for c in result.setup.concurrency])
-    axes.set_xlabel("concurrent requests")
+    _against_concurrency(axes, result)
     axes.set_ylabel("tokens per second of all requests")
-    axes.grid(True, alpha=0.3)
     axes.legend(fontsize=7)
     return True
 
@@ -148,24 +136,26 @@ def _latency(result: Result, figure: Any) -> bool:
                 heights = [1000 * Spread.of(read(method, c, share)).median for c in measured]
                 label = method.title if share == PERCENTILES[0] else None
                 axes.plot(measured, heights, style, color=f"C{index % 10}", marker=".", label=label)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(result.setup.concurrency, [str(c) for c in result.setup.concurrency])
-        axes.set_xlabel("concurrent requests")
+        _against_concurrency(axes, result)
         axes.set_title(f"{title}: p50 solid, p90 dashed, p99 dotted", fontsize=7)
-        axes.grid(True, alpha=0.3)
     panels[0].legend(fontsize=6)
     return True
 
 
+def _against_concurrency(axes: Any, result: Result) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(result.setup.concurrency, [str(c) for c in result.setup.concurrency])
+    axes.set_xlabel("concurrent requests")
+    axes.grid(True, alpha=0.3)
+
+
 def _firsts(result: Result, method: Method, concurrency: int) -> list[float]:
-    mine = [load for load in result.loads if (load.method, load.concurrency) == (method.name, concurrency)]
-    return [value for load in mine for value in load.first]
+    return [value for load in result.loads_of(method.name, concurrency) for value in load.first]
 
 
 def _gaps(result: Result, method: Method, concurrency: int, share: int) -> list[float]:
-    mine = [load for load in result.loads if (load.method, load.concurrency) == (method.name, concurrency)]
-    return [load.gap_percentiles[f"p{share}"] for load in mine]
+    return [load.gap_percentiles[f"p{share}"] for load in result.loads_of(method.name, concurrency)]
 
 
 _PLOTS: dict[str, Callable[[Result, Any], bool]] = {

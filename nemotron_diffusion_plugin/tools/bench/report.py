@@ -180,7 +180,7 @@ def _loads(result: Result) -> list[str]:
     for method in methods:
         row = [method.title]
         for concurrency in setup.concurrency:
-            mine = [load for load in loads if (load.method, load.concurrency) == (method.name, concurrency)]
+            mine = result.loads_of(method.name, concurrency)
             row.append(Spread.of([load.tokens_per_second for load in mine]).text() if mine else _NONE)
             if mine:
                 first = [1000 * value for load in mine for value in load.first]

@@ -97,12 +97,15 @@ class Result:
     def loads(self) -> list[Load]:
         return [Load(**cell) for cell in self.content["loads"]]
 
+    def loads_of(self, method: str, concurrency: int) -> list[Load]:
+        """The timed runs of a method at a concurrency."""
+        return [load for load in self.loads if (load.method, load.concurrency) == (method, concurrency)]
+
     def has_counts(self, method: str, category: str) -> bool:
         return category in self.content["counts"].get(method, {})
 
     def has_load(self, method: str, concurrency: int, repeat: int) -> bool:
-        wanted = (method, concurrency, repeat)
-        return any((c["method"], c["concurrency"], c["repeat"]) == wanted for c in self.content["loads"])
+        return any(load.repeat == repeat for load in self.loads_of(method, concurrency))
 
     def has_check(self, method: str) -> bool:
         return method in self.content["checks"]

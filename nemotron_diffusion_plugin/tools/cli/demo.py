@@ -2,9 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from nemotron_diffusion_plugin.options import FIXED_MODES, DecodingMode
 from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line
@@ -15,9 +18,6 @@ from nemotron_diffusion_plugin.tools.client.counters import (
     read_settled_counters,
 )
 from nemotron_diffusion_plugin.tools.client.served_model import ServedModel, find_model
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 QUESTION = "Add 276 and 548 step by step."
 WARM_UP_TOKENS = 40
@@ -40,8 +40,6 @@ def demo(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 200,
 ) -> None:
     """Ask a running server one question in all three modes and compare what each one took."""
-    from rich.console import Console
-
     with bad_input_is_one_line():
         show(Console(), question, ask_in_every_mode(url, question, max_tokens))
 
@@ -69,15 +67,13 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
     return answers
 
 
-def show(console: "Console", question: str, answers: list[Answer]) -> None:
+def show(console: Console, question: str, answers: list[Answer]) -> None:
     """Print the answers side by side with what each mode took."""
-    from rich.table import Table
-
-    table = Table(title=f"[b]{_plain(question)}[/]", title_justify="left", show_lines=True)
+    table = Table(title=f"[b]{escape(question)}[/]", title_justify="left", show_lines=True)
     table.add_column("")
     for answer in answers:
         table.add_column(answer.mode.value, overflow="fold")
-    table.add_row("answer", *(_plain(answer.text) for answer in answers))
+    table.add_row("answer", *(escape(answer.text) for answer in answers))
     table.add_row("tokens", *(str(answer.tokens) for answer in answers))
     table.add_row("forwards", *(_forwards(answer.counters) for answer in answers))
     table.add_row("tokens per forward", *(f"{answer.counters.tokens_per_forward:.2f}" for answer in answers))
@@ -113,12 +109,6 @@ def _ask(served: ServedModel, question: str, max_tokens: int, mode: DecodingMode
     return completion.choices[
         0
     ].message.content or "", completion.usage.completion_tokens if completion.usage else 0
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _forwards(counters: ModeCounters) -> str:

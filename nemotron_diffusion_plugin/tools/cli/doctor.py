@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 
 
 def doctor(
@@ -19,10 +22,6 @@ def doctor(
     """Check versions, entry points, patches, GPU and a checkpoint; exit with status 1 when something is
     wrong.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from nemotron_diffusion_plugin.tools.cli import checkpoint_checks, system_checks
 
     console = Console()

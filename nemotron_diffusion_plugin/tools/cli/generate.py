@@ -2,18 +2,23 @@
 
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.options import CommitRule, DecodingOptions
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT, WeightType, bad_input_is_one_line
+from nemotron_diffusion_plugin.tools.cli.common import WeightType, bad_input_is_one_line, takes
 
 if TYPE_CHECKING:
     from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
     from nemotron_diffusion_plugin.reference.result import Generation
+
+_DECODING = ("threshold", "denoising_steps", "block_size", "tokens_per_step", "draft_lora")
 
 
 class Mode(str, Enum):
@@ -25,83 +30,87 @@ class Mode(str, Enum):
     QUADRATIC = "quadratic"
 
 
-def generate(
-    prompt: Annotated[str, typer.Argument(help="The user's message; - reads it from standard input.")],
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    prompt: Annotated[str, typer.Argument(help="The user's message; - reads it from standard input.")]
     model: Annotated[
         Path, typer.Option("--model", "-m", help="Checkpoint folder; the bundled tiny model by default.")
-    ] = BUNDLED_CHECKPOINT,
-    mode: Annotated[Mode, typer.Option(help="How to decode.")] = Mode.SELF_SPECULATION,
+    ] = BUNDLED_CHECKPOINT
+    mode: Annotated[Mode, typer.Option(help="How to decode.")] = Mode.SELF_SPECULATION
     threshold: Annotated[
         float | None, typer.Option(help="Confidence in (0, 1] from which diffusion commits a token.")
-    ] = None,
+    ] = None
     denoising_steps: Annotated[
         int | None, typer.Option(help="Most denoise steps a diffusion block may take; no bound by default.")
-    ] = None,
+    ] = None
     block_size: Annotated[
         int | None, typer.Option(help="Tokens of a block with its seed; the model's block size by default.")
-    ] = None,
+    ] = None
     draft_lora: Annotated[
         bool, typer.Option(help="Draft with the drafter LoRA, where the checkpoint has one.")
-    ] = True,
+    ] = True
     commit_rule: Annotated[
         CommitRule, typer.Option(help="Which tokens a denoise step of diffusion commits.")
-    ] = CommitRule.THRESHOLD,
+    ] = CommitRule.THRESHOLD
     tokens_per_step: Annotated[
         int | None, typer.Option(help="Tokens a denoise step commits; with --commit-rule fixed.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Most tokens to emit.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the noise at a temperature above 0.")] = 0,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")
-    ] = False,
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Most tokens to emit.")] = 256
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0
+    seed: Annotated[int, typer.Option(help="Seed of the noise at a temperature above 0.")] = 0
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")] = (
+        False
+    )
     max_model_len: Annotated[
         int | None, typer.Option(help="Most tokens of prompt and output; the model's limit by default.")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not wrap the prompt in the chat template.")] = False,
-    thinking: Annotated[bool, typer.Option("--thinking", help="Open a think block for the answer.")] = False,
-    dtype: Annotated[WeightType, typer.Option(help="Dtype to compute in.")] = WeightType.FLOAT32,
+    ] = None
+    raw: Annotated[bool, typer.Option("--raw", help="Do not wrap the prompt in the chat template.")] = False
+    thinking: Annotated[bool, typer.Option("--thinking", help="Open a think block for the answer.")] = False
+    dtype: Annotated[WeightType, typer.Option(help="Dtype to compute in.")] = WeightType.FLOAT32
     live: Annotated[
         bool | None, typer.Option(help="Show the block while it is denoised; on a terminal by default.")
-    ] = None,
-    delay: Annotated[
-        float, typer.Option(help="Seconds to pause after every forward of the live view.")
-    ] = 0.0,
-) -> None:
+    ] = None
+    delay: Annotated[float, typer.Option(help="Seconds to pause after every forward of the live view.")] = 0.0
+
+
+@takes(Options)
+def generate(options: Options) -> None:
     """Answer one prompt with the reference decoder, and say how many forwards it took."""
+    from nemotron_diffusion_plugin.tools.cli.live import live_view
+
     with bad_input_is_one_line():
-        prompt = sys.stdin.read() if prompt == "-" else prompt
-        chosen: dict[str, Any] = {
-            "threshold": threshold,
-            "denoising_steps": denoising_steps,
-            "block_size": block_size,
-            "tokens_per_step": tokens_per_step,
-        }
-        raw_options = {name: value for name, value in chosen.items() if value is not None}
-        raw_options |= {"draft_lora": draft_lora, "commit_rule": commit_rule.value}
-        if mode is not Mode.QUADRATIC:
-            raw_options["decoding_mode"] = mode.value
-        decoder, tokenizer = _load(model, dtype)
-        limit = decoder.model.config.block_size
-        options = DecodingOptions.parse(raw_options, DecodingOptions.for_model(limit), limit)
-        prompt_ids = _encode(tokenizer, prompt, raw, thinking)
-        show = sys.stdout.isatty() if live is None else live
+        prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+        decoder, tokenizer = _load(options.model, options.dtype)
+        decoding = _decoding_options(options, decoder.model.config.block_size)
+        prompt_ids = _encode(tokenizer, prompt, options.raw, options.thinking)
+        show = sys.stdout.isatty() if options.live is None else options.live
         started = time.perf_counter()
-        with _viewer(tokenizer, delay) if show else _nobody() as on_step:
+        with live_view(tokenizer, options.delay) if show else nullcontext() as on_step:
             result = decoder.generate(
                 prompt_ids,
-                max_new_tokens,
-                options,
-                temperature=temperature,
-                seed=seed,
-                ignore_eos=ignore_eos,
-                max_model_len=max_model_len,
-                quadratic=mode is Mode.QUADRATIC,
+                options.max_new_tokens,
+                decoding,
+                temperature=options.temperature,
+                seed=options.seed,
+                ignore_eos=options.ignore_eos,
+                max_model_len=options.max_model_len,
+                quadratic=options.mode is Mode.QUADRATIC,
                 on_step=on_step,
             )
         seconds = time.perf_counter() - started
     typer.echo(tokenizer.decode(result.token_ids, skip_special_tokens=True))
-    typer.echo(summarize(mode, result, seconds), err=True)
+    typer.echo(summarize(options.mode, result, seconds), err=True)
+
+
+def _decoding_options(options: Options, block_size: int) -> DecodingOptions:
+    """Return the options of the request for a model of this block size."""
+    raw = {name: getattr(options, name) for name in _DECODING if getattr(options, name) is not None}
+    raw["commit_rule"] = options.commit_rule.value
+    if options.mode is not Mode.QUADRATIC:
+        raw["decoding_mode"] = options.mode.value
+    return DecodingOptions.parse(raw, DecodingOptions.for_model(block_size), block_size)
 
 
 def summarize(mode: Mode, result: "Generation", seconds: float) -> str:
@@ -146,15 +155,3 @@ def _encode(tokenizer: Any, prompt: str, raw: bool, thinking: bool) -> list[int]
         )
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
     return ids
-
-
-def _viewer(tokenizer: Any, delay: float) -> Any:
-    from nemotron_diffusion_plugin.tools.cli.live import live_view
-
-    return live_view(tokenizer, delay)
-
-
-def _nobody() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()

@@ -32,7 +32,7 @@ def make_checkpoint(
         import torch
 
         from nemotron_diffusion_plugin.model.names import expected_shapes
-        from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
+        from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
         weights = getattr(torch, dtype.value)
         config = write_random_checkpoint(
@@ -48,7 +48,7 @@ def read_settings(settings: list[str]) -> dict[str, Any]:
 
     Raises `ValueError` for a text without a name or for an unknown field.
     """
-    from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG
+    from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG
 
     fields: dict[str, Any] = {}
     for setting in settings:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.cli.common import (
-    BUNDLED_CHECKPOINT,
     bad_input_is_one_line,
     check_output,
     check_training,

@@ -6,6 +6,7 @@ import typer
 
 from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line
 from nemotron_diffusion_plugin.tools.client.served_model import find_model
+from nemotron_diffusion_plugin.tools.watch.server import WatchServer
 
 
 def watch(
@@ -18,8 +19,6 @@ def watch(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for a free one.")] = 8090,
 ) -> None:
     """Serve a web page that shows one answer appear in the three modes side by side."""
-    from nemotron_diffusion_plugin.tools.watch.server import WatchServer
-
     with bad_input_is_one_line():
         served = find_model(url)
         try:

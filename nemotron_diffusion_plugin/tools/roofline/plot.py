@@ -1,22 +1,10 @@
 """A roofline as a picture, where matplotlib is installed."""
 
-import importlib.util
 from pathlib import Path
 
+from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
 from nemotron_diffusion_plugin.tools.roofline.methods import TITLES
 from nemotron_diffusion_plugin.tools.roofline.report import Report
-
-INSTALL = "matplotlib is not installed, pip install 'nemotron-diffusion-plugin[bench]'"
-
-
-def require_matplotlib(wanted_by: str) -> None:
-    """Raise `ValueError` with what to install where matplotlib is missing; `wanted_by` is what needs it."""
-    try:
-        found = importlib.util.find_spec("matplotlib") is not None
-    except ValueError:  # in sys.modules without a spec
-        found = False
-    if not found:
-        raise ValueError(f"{wanted_by}: {INSTALL}")
 
 
 def plot(report: Report, path: Path) -> None:

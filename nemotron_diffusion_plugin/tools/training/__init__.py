@@ -1,1 +1,1 @@
-"""The recipe that trains the bundled tiny tri-mode model and its drafter LoRA."""
+"""Writing checkpoints: with random weights, and the recipe of the bundled tri-mode model and its drafter LoRA."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron_diffusion_plugin.model.tokenizer import EOS_ID
 from nemotron_diffusion_plugin.tools.training import tasks
+from nemotron_diffusion_plugin.tools.training.tokenizer import EOS_ID
 
 SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer briefly.")
 SYSTEM_MESSAGE_SHARE = 0.1

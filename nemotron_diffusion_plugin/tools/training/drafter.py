@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional
 
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.model.tokenizer import EOS_ID, MASK_ID
 from nemotron_diffusion_plugin.reference.model import KeysValues, KeyValueCache, ReferenceModel
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.base import learning_rate_share, quick_attention
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.geometry import LORA_ALPHA, LORA_RANK
+from nemotron_diffusion_plugin.tools.training.tokenizer import EOS_ID, MASK_ID
 
 LEARNING_RATE = 1e-3
 ANSWERS_PER_ROUND = 32

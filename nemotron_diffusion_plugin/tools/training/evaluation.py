@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
@@ -47,12 +47,8 @@ class Score:
 
     def merge(self, other: Score) -> None:
         """Add the counts of ``other``."""
-        self.asked += other.asked
-        self.right += other.right
-        self.tokens += other.tokens
-        self.forwards += other.forwards
-        self.cycles += other.cycles
-        self.questions_missed += other.questions_missed
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
     @property
     def accuracy(self) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.model.random_model import write_tensors
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.tools.training.geometry import tiny_config
+from nemotron_diffusion_plugin.tools.training.random_model import write_tensors
 
 
 def export(folder: Path, model: ReferenceModel, lora: DrafterLora | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemotron_diffusion_plugin.model.tokenizer import BOS_ID, EOS_ID, MASK_ID
+from nemotron_diffusion_plugin.tools.training.tokenizer import BOS_ID, EOS_ID, MASK_ID
 
 VOCAB_SIZE = 1024
 BLOCK_SIZE = 32

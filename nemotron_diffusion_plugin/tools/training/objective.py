@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from nemotron_diffusion_plugin.model.tokenizer import EOS_ID, MASK_ID
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.tools.training.conversations import Conversation
+from nemotron_diffusion_plugin.tools.training.tokenizer import EOS_ID, MASK_ID
 
 DIFFUSION_WEIGHT = 0.3
 MIN_MASK_PROBABILITY = 1e-3

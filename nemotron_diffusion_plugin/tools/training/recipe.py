@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.tools.training.base import Progress, initialize, train_base
@@ -22,6 +21,7 @@ from nemotron_diffusion_plugin.tools.training.evaluation import VARIANTS, Score,
 from nemotron_diffusion_plugin.tools.training.export import export
 from nemotron_diffusion_plugin.tools.training.geometry import VOCAB_SIZE, tiny_config
 from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 CHECKPOINT_MINUTES = 4.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nemotron_diffusion_plugin.tools.training import vocabulary as v
@@ -294,17 +294,3 @@ def draw_small_talk(rng: random.Random) -> Task:
     questions, answer = rng.choice(SMALL_TALK)
     question = rng.choice(questions)
     return Task("small talk", question, question, answer)
-
-
-def sample_texts(count: int = 6000, seed: int = 0) -> Iterator[str]:
-    """Yield training-split texts from which the tokenizer learns its merges."""
-    rng = random.Random(seed)
-    for questions, answer in SMALL_TALK:
-        yield from (*questions, answer)
-    for word in (*v.WORDS, *v.NAMES, *v.CITIES, *v.FOODS, *v.JOBS):
-        yield from [f" {word}", word] * 20
-    yield from ["system user assistant You are a helpful assistant."] * 20
-    for _ in range(count):
-        task = draw(rng, held_out=False)
-        yield task.question
-        yield task.answer

@@ -16,9 +16,9 @@ from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarObjec
 from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
 from transformers import PreTrainedTokenizerFast
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
 from nemotron_diffusion_plugin.sglang.worker.grammar import SglangDraftWalk, begin_masks, walks_of
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 
 pytestmark = pytest.mark.engine
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.sglang.graphs.choice import GraphKind
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.engines.sglang.launch import Server
 
 pytestmark = pytest.mark.engine

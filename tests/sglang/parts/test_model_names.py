@@ -16,9 +16,9 @@ from sglang.srt.models.llama import LlamaForCausalLM
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.names import expected_shapes
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.sglang.models import nemotron_labs_diffusion as module
 from nemotron_diffusion_plugin.sglang.models.nemotron_labs_diffusion import NemotronLabsDiffusionModel
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
 pytestmark = pytest.mark.engine
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.tools.bench.client import Reply
@@ -11,7 +12,6 @@ from nemotron_diffusion_plugin.tools.bench.counts import Counts
 from nemotron_diffusion_plugin.tools.bench.data import open_source
 from nemotron_diffusion_plugin.tools.bench.exactness import Reference
 from nemotron_diffusion_plugin.tools.bench.methods import find_method
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 
 METHOD = find_method("self_speculation")

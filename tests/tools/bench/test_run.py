@@ -182,7 +182,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 def test_an_answer_that_differs_from_the_reference_decoder_ends_the_run(tmp_path, url):
-    from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+    from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 
     chosen = setup(url=url, methods=("ar",), check=1, model=str(BUNDLED_CHECKPOINT), concurrency=())
     with pytest.raises(

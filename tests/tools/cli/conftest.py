@@ -1,8 +1,8 @@
 import pytest
 from typer.testing import CliRunner
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.tools.cli import app
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """`nemotron-diffusion bench` against stand-ins of servers: bad input is one line, what was measured is kept."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -111,6 +112,18 @@ def test_without_matplotlib(tmp_path, monkeypatch):
     result = bench(tmp_path, *SMALL, "--methods", "ar")
     assert result.exit_code == 2
     assert "error: bench: matplotlib is not installed" in result.stderr
+
+
+def test_without_the_extra_the_command_line_loads_and_says_what_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('httpx', 'matplotlib', 'openai')))\n"
+        "from nemotron_diffusion_plugin.tools.cli import app; app(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "bench", "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(": pip install 'nemotron-diffusion-plugin[bench]'\n")
 
 
 def test_a_speculator_that_does_not_report_what_it_accepted(tmp_path):

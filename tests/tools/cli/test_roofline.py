@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 
 
 def rows(output, title):

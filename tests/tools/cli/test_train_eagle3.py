@@ -1,6 +1,6 @@
 import pytest
 
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training.eagle3 import recipe
 
 

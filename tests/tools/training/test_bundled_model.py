@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.reader import read_config
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.evaluation import Score, evaluate, total
 from nemotron_diffusion_plugin.tools.training.geometry import tiny_config
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 QUESTIONS_PER_CATEGORY = 3
 

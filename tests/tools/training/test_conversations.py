@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder, draw_conversation
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 
 @pytest.fixture(scope="module")

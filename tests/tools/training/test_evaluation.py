@@ -2,11 +2,11 @@
 
 import pytest
 
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.reference.result import Generation
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.evaluation import VARIANTS, Score, evaluate, format_table, total
 from nemotron_diffusion_plugin.tools.training.tasks import Task
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 TASK = Task("lookup", "k", "Who?", "Ben.")
 

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES, Task, draw, sample_texts
+from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES, Task, draw
+from nemotron_diffusion_plugin.tools.training.tokenizer import sample_texts
 
 
 def draws(category: str, held_out: bool = False, count: int = 200) -> list[Task]:

@@ -8,7 +8,6 @@ import torch
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import KeyValueCache, ReferenceModel
@@ -30,6 +29,7 @@ from nemotron_diffusion_plugin.tools.training.drafter import (
 )
 from nemotron_diffusion_plugin.tools.training.geometry import tiny_config
 from nemotron_diffusion_plugin.tools.training.objective import losses
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import xgrammar
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.vllm.grammar import RequestGrammar, SampledTokens, VllmDraftWalk
 
 pytestmark = pytest.mark.engine

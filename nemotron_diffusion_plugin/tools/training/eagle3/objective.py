@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nemotron_diffusion_plugin.model.tokenizer import EOS_ID
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.tools.training.conversations import Conversation
 from nemotron_diffusion_plugin.tools.training.eagle3.head import Context, Eagle3Head, read_target
+from nemotron_diffusion_plugin.tools.training.tokenizer import EOS_ID
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
-from nemotron_diffusion_plugin.tools.cli.common import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.eagle3.checkpoint import load_head
 from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.model.random_model import random_tensors
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
 from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import (
@@ -18,6 +17,7 @@ from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import (
     total,
 )
 from nemotron_diffusion_plugin.tools.training.eagle3.head import Eagle3Head, read_target
+from nemotron_diffusion_plugin.tools.training.random_model import random_tensors
 from tests.tools.training.eagle3.toy import random_head, small_target
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemotron_diffusion_plugin.model.random_model import write_random_checkpoint
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.eagle3 import evaluation, recipe
 from nemotron_diffusion_plugin.tools.training.eagle3.checkpoint import load_head
@@ -22,6 +20,8 @@ from nemotron_diffusion_plugin.tools.training.eagle3.recipe import (
     train_eagle3,
     train_head,
 )
+from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 from tests.tools.training.eagle3.toy import SETTINGS, small_target
 
 

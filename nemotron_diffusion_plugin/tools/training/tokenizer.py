@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from nemotron_diffusion_plugin.tools.training import vocabulary as v
+from nemotron_diffusion_plugin.tools.training.tasks import SMALL_TALK, draw
 
 BOS_ID = 1
 EOS_ID = 11
@@ -56,6 +60,20 @@ def special_tokens() -> list[str]:
     return [NAMED_SPECIAL_TOKENS.get(index, f"<SPECIAL_{index}>") for index in range(NUM_SPECIAL_TOKENS)]
 
 
+def sample_texts(count: int = 6000, seed: int = 0) -> Iterator[str]:
+    """Yield training-split texts from which the tokenizer learns its merges."""
+    rng = random.Random(seed)
+    for questions, answer in SMALL_TALK:
+        yield from (*questions, answer)
+    for word in (*v.WORDS, *v.NAMES, *v.CITIES, *v.FOODS, *v.JOBS):
+        yield from [f" {word}", word] * 20
+    yield from ["system user assistant You are a helpful assistant."] * 20
+    for _ in range(count):
+        task = draw(rng, held_out=False)
+        yield task.question
+        yield task.answer
+
+
 def build_tokenizer(vocab_size: int, corpus: Iterable[str]) -> str:
     """Train the tokenizer on ``corpus`` and return its ``tokenizer.json`` text, the same for the same input.
 
@@ -94,18 +112,14 @@ def build_tokenizer(vocab_size: int, corpus: Iterable[str]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1)
 
 
-def write_tokenizer(folder: Path | str, vocab_size: int, corpus: Iterable[str] | None = None) -> None:
+def write_tokenizer(folder: Path | str, vocab_size: int) -> None:
     """Write tokenizer, chat template and generation config of the published layout (docs/model.md, 1.4).
 
-    ``corpus`` defaults to text of the training recipe. Raises ValueError like :func:`build_tokenizer`.
+    The tokenizer learns from texts of the training recipe. Raises ValueError like :func:`build_tokenizer`.
     """
-    if corpus is None:
-        from nemotron_diffusion_plugin.tools.training.tasks import sample_texts
-
-        corpus = sample_texts()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(build_tokenizer(vocab_size, corpus), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(build_tokenizer(vocab_size, sample_texts()), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     names = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", names)

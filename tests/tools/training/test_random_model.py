@@ -4,23 +4,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, write_random_checkpoint
 from nemotron_diffusion_plugin.model.reader import read_config
 from nemotron_diffusion_plugin.model.rope import yarn_ramp
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG, write_random_checkpoint
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48}
 
 
-def test_the_published_layout(single_file):
-    raw = json.loads((single_file / "config.json").read_text())
+def test_the_published_layout(tmp_path):
+    write_random_checkpoint(tmp_path, config=TINY)
+    raw = json.loads((tmp_path / "config.json").read_text())
     assert raw["architectures"] == ["NemotronLabsDiffusionModel"]
     assert raw["model_type"] == "nemotron_labs_diffusion"
     assert set(raw["auto_map"]) == {"AutoConfig", "AutoModel"}
     assert raw["dlm_paradigm"] == "bidirectional"
     assert raw["torch_dtype"] == "float32"
-    present = {path.relative_to(single_file).as_posix() for path in single_file.rglob("*") if path.is_file()}
+    present = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert present >= {
         "config.json",
         "generation_config.json",

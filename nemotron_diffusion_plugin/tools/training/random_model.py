@@ -12,7 +12,7 @@ from nemotron_diffusion_plugin.model.config import ARCHITECTURE, MODEL_TYPE, Nem
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import INDEX_FILE, SINGLE_FILE
-from nemotron_diffusion_plugin.model.tokenizer import write_tokenizer
+from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 SMALL_CONFIG: dict[str, Any] = {
     "vocab_size": 1024,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from nemotron_diffusion_plugin.model.tokenizer import build_tokenizer, write_tokenizer
+from nemotron_diffusion_plugin.tools.training.tokenizer import build_tokenizer, write_tokenizer
 
 EMPTY_SYSTEM = "<|im_start|>system\n<|im_end|>\n"
 
