@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from nemotron_diffusion_plugin.core import BlockPhase
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, MODES, DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.rules.commit import CommitRules
+from nemotron_diffusion_plugin.serving import slots
 from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, SlotTable
 from tests.serving.toy import BLOCK, DIFFUSION, MASK, POSITIONS, SLOTS, make_table, take
 
@@ -231,3 +235,29 @@ def test_size_is_fixed(table: SlotTable) -> None:
     for number in range(200):
         take(table, number % SLOTS, DIFFUSION, stop_ids=tuple(range(number % 9)))
     assert {name: value.shape for name, value in vars(table).items() if hasattr(value, "shape")} == sizes
+
+
+WRITTEN_HERE_ALONE = {"phase", "planned", "start", "start_gpu", "length", "masked"}
+
+
+def written_items(source: str) -> set[str]:
+    """The attributes whose items a module assigns to."""
+    targets = [
+        target
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign | ast.AugAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    items = [target.value for target in targets if isinstance(target, ast.Subscript)]
+    return {item.attr for item in items if isinstance(item, ast.Attribute)}
+
+
+def test_no_other_module_writes_to_the_state_of_a_block() -> None:
+    package = Path(slots.__file__).parents[1]
+    writers = {
+        str(path.relative_to(package)): found
+        for path in package.rglob("*.py")
+        if (found := written_items(path.read_text()) & WRITTEN_HERE_ALONE)
+    }
+    assert list(writers) == ["serving/slots.py"], writers
+    assert written_items("self.table.planned[slot] |= True") == {"planned"}
