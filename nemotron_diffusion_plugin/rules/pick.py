@@ -1,4 +1,4 @@
-"""Choosing one token per row of logits, with its confidence (model description, 3.2)."""
+"""Choosing one token per row of logits, with its confidence (docs/model.md, 3.2)."""
 
 from collections.abc import Callable
 
@@ -25,19 +25,17 @@ def pick(
     `temperature`: it gives the noise u of a slice of rows, float64 `[rows, V]` in (0, 1). Works on a few rows at a
     time: no float copy of the whole buffer exists, and `logits` stays as it is.
     """
+    if temperature is not None and uniform is None:
+        raise ValueError("pick: got temperatures without noise, expected `uniform` beside `temperature`")
     tokens, confidences = [], []
     for rows in _chunks(logits):
         scores = part = logits[rows]
-        if temperature is not None:
-            if uniform is None:
-                raise ValueError(
-                    "pick: got temperatures without noise, expected `uniform` beside `temperature`"
-                )
-            scores = part.double() - temperature[rows].double()[:, None] * torch.log(
-                -torch.log(uniform(rows))
-            )
+        if temperature is not None and uniform is not None:
+            gumbel = -torch.log(-torch.log(uniform(rows)))
+            scores = part.double() + temperature[rows].double()[:, None] * gumbel
         tokens.append(_best(scores, mask_token_id))
-        confidences.append(_confidence(part, tokens[-1]))
+        softmax = part.softmax(dim=1, dtype=torch.float32)
+        confidences.append(softmax.gather(1, tokens[-1][:, None])[:, 0])
     return torch.cat(tokens), torch.cat(confidences)
 
 
@@ -47,12 +45,6 @@ def _best(scores: torch.Tensor, mask_token_id: int | None) -> torch.Tensor:
         allowed[:, mask_token_id] = -torch.inf
     tokens = allowed.max(dim=1).indices
     return tokens.clamp(min=1) if mask_token_id == 0 else tokens  # a row of -inf alone
-
-
-def _confidence(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    chosen = logits.gather(1, tokens[:, None]).squeeze(1).float()
-    normalizer = torch.logsumexp(logits.float(), dim=1)
-    return torch.exp(chosen - normalizer.masked_fill(normalizer.isinf(), torch.nan))
 
 
 def _chunks(logits: torch.Tensor) -> list[slice]:

@@ -85,6 +85,14 @@ def test_confidence_keeps_the_mask_id_in_the_denominator():
     assert confidences.dtype == torch.float32
 
 
+def test_confidence_is_exact_however_large_the_logits_are():
+    logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)) * 3
+    for offset in (-3e4, 0.0, 3e4):
+        tokens, confidences = pick(logits + offset, MASK)
+        exact = (logits + offset).double().softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(confidences.double(), exact, rtol=2e-6, atol=0.0)
+
+
 def test_confidence_is_untempered():
     logits = torch.randn(20, 30)
     temperature = torch.full((20,), 2.0)
