@@ -1,4 +1,4 @@
-"""Which drafts a verify forward accepts (model description, 3.3), greedily and when sampling."""
+"""Which drafts a verify forward accepts (docs/model.md, 3.3), greedily and when sampling."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The state of the blocks that a batch is denoising (model description, 3.2)."""
+"""The state of the blocks that a batch is denoising (docs/model.md, 3.2)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which masked positions a denoise step commits (model description, 3.2)."""
+"""Which masked positions a denoise step commits (docs/model.md, 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""When a block and when a request ends (model description, 3.2 and 3.3)."""
+"""When a block and when a request ends (docs/model.md, 3.2 and 3.3)."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal

@@ -6,14 +6,14 @@ from typing import Protocol
 
 import torch
 
-from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
 from nemotron_diffusion_plugin.rules.pick import pick
 from nemotron_diffusion_plugin.rules.stop import ends_block
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
-from nemotron_diffusion_plugin.settings import KERNELS, TORCH, TRITON
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
+from nemotron_diffusion_plugin.settings import TORCH, TRITON
 
 
 class Operators(Protocol):
@@ -28,7 +28,7 @@ class Operators(Protocol):
     def pick(
         self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `decoding.pick`.
+        """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `rules.pick.pick`.
 
         Without `sampling` every row takes the most likely token; without `mask_token_id` any token may be picked.
         """
@@ -48,7 +48,7 @@ class Operators(Protocol):
         """
 
     def accept(self, drafts: torch.Tensor, verified: torch.Tensor, num_drafts: torch.Tensor) -> torch.Tensor:
-        """Return how many leading drafts agree, int64 `[R]`; see `decoding.accept.accept_longest_prefix`."""
+        """Return how many leading drafts agree, int64 `[R]`; see `rules.accept.accept_longest_prefix`."""
 
     def shrink(self, inputs: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return A(x), `[T, r]`, for inputs `[T, D]` where `rows` `[T, 1]` is not 0; the other rows mean nothing."""
@@ -58,7 +58,7 @@ class Operators(Protocol):
 
 
 class TorchOperators:
-    """The rules of `decoding/`, on any device."""
+    """The rules of `rules/`, on any device."""
 
     name = TORCH
 
@@ -96,25 +96,6 @@ class TorchOperators:
     def expand(self, output: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
         """See `Operators.expand`."""
         output.addcmul_(torch.nn.functional.linear(low, b), rows)
-
-
-def check_kernels(kernels: str, device: str) -> None:
-    """Raise `OptionError` when a server on this type of device cannot use `kernels`, one of `KERNELS`."""
-    if kernels not in KERNELS:
-        raise OptionError(f"field 'kernels': got {kernels!r}, expected one of {', '.join(KERNELS)}")
-    if kernels != TRITON:
-        return
-    from nemotron_diffusion_kernels.backends import has_triton, is_interpreted
-
-    if not has_triton():
-        raise OptionError(
-            "field 'kernels': got 'triton', but Triton is not installed; install it or use 'torch'"
-        )
-    if device != "cuda" and not is_interpreted():
-        raise OptionError(
-            f"field 'kernels': got 'triton' on {device}, expected a CUDA device; use 'torch', or set "
-            "TRITON_INTERPRET=1 to run the kernels in Triton's interpreter"
-        )
 
 
 def make_operators(kernels: str, device: torch.device) -> Operators:

@@ -155,7 +155,7 @@ def test_rows_of_a_batch_follow_their_own_rules():
 
 
 def plain_choice(confidence, masked, step, num_masks, options):
-    """The rules of model description 3.2 in plain Python, one row."""
+    """The commit rules (docs/model.md, 3.2) in plain Python, one row."""
     places = [place for place in range(len(masked)) if masked[place]]
     finite = sorted((i for i in places if not math.isnan(confidence[i])), key=lambda i: (-confidence[i], i))
     order = finite + [i for i in places if math.isnan(confidence[i])]

@@ -12,7 +12,7 @@ from nemotron_diffusion_patches.vllm import span_attributes as span_attributes_p
 from nemotron_diffusion_plugin.auto.requests import describe
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.context import check_context_length
-from nemotron_diffusion_plugin.serving.operators import check_kernels
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.core.auto import device_name
