@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from benchmarks.attention_reference import block_attention_reference
 from benchmarks.cases import Case, input_sets, relative_error, require_gpu
 from benchmarks.timing import Call
 from nemotron_diffusion_kernels.block_attention import block_attention, default_tiling
-from nemotron_diffusion_kernels.block_attention.reference import block_attention_reference
 
 PAGE_SIZE = 16
 _VLLM_SEGMENTS = 16
@@ -78,7 +78,7 @@ def _case(
         )
         for _ in range(input_sets(cache_bytes, small=device.type == "cpu"))
     ]
-    options = {"max_query_length": query_length, "max_seq_length": context, "backend": "triton"}
+    options = {"max_query_length": query_length, "max_seq_length": context}
     tiling = default_tiling(query_length, query_heads // kv_heads, bytes_per_value=2)
 
     def calls(split_length: int) -> list[Call]:
@@ -88,10 +88,7 @@ def _case(
     def error() -> float:
         tensors = sets[0].tensors
         result = block_attention(*tensors, **options, out=torch.full_like(tensors[0], torch.nan))
-        exact = (tensors[0].double(), *tensors[1:])
-        return relative_error(
-            result, block_attention_reference(*exact, head_dim**-0.5, compute_dtype=torch.float64)
-        )
+        return relative_error(result, block_attention_reference(*tensors, head_dim**-0.5))
 
     return Case(
         "block_attention",

@@ -24,8 +24,7 @@ if not torch.cuda.is_available():
 from benchmarks.attention_cases import attention_cases
 from benchmarks.cases import Case
 from benchmarks.low_rank_cases import low_rank_cases
-from benchmarks.row_cases import accept_cases, commit_cases, pick_cases
-from benchmarks.sampling_cases import accept_sampled_cases, drawn_pick_cases, shard_cases
+from benchmarks.row_cases import accept_cases, commit_cases, drawn_pick_cases, pick_cases
 from benchmarks.timing import copy_bandwidth, device, median_seconds
 
 OPERATORS = {
@@ -34,8 +33,6 @@ OPERATORS = {
     "commit": commit_cases,
     "accept": accept_cases,
     "pick_drawn": drawn_pick_cases,
-    "pick_shard": shard_cases,
-    "accept_sampled": accept_sampled_cases,
     "low_rank": low_rank_cases,
 }
 ALL = "all"

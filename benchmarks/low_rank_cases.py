@@ -6,10 +6,11 @@ import torch
 from torch.nn.functional import linear
 
 from benchmarks.cases import Case, input_sets, relative_error
-from nemotron_diffusion_kernels.low_rank import add_low_rank, expand, shrink
-from nemotron_diffusion_kernels.low_rank.reference import add_low_rank_reference
+from nemotron_diffusion_kernels.low_rank import expand, shrink
+from nemotron_diffusion_plugin.serving.operators import Operators, TorchOperators
+from nemotron_diffusion_plugin.serving.triton_operators import TritonOperators
 
-SCALE = 4.0
+TORCH, TRITON = TorchOperators(), TritonOperators()
 
 
 def low_rank_cases(small: bool, device: torch.device) -> Iterator[Case]:
@@ -33,40 +34,43 @@ def _inputs(
     return [random(rows, depth), a, b, random(rows, width), *weight]
 
 
+def _add(
+    operators: Operators,
+    x: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    y: torch.Tensor,
+    flags: torch.Tensor,
+) -> None:
+    """Add B(A x) to y where `flags`, `[N, 1]` of its dtype, is 1, as a server does."""
+    operators.expand(y, operators.shrink(x, a, flags), b, flags)
+
+
 def _alone(rows: int, depth: int, rank: int, width: int, device: torch.device) -> Case:
     bytes_moved = 2 * (rank * (depth + width) + rows * (depth + 2 * width))
     count = input_sets(bytes_moved, small=device.type == "cpu")
     sets = [_inputs(rows, depth, rank, width, device, with_weight=False) for _ in range(count)]
-    flags = torch.ones(rows, dtype=torch.bool, device=device)
+    flags = torch.ones(rows, 1, dtype=torch.bfloat16, device=device)
 
     def error() -> float:
         x, a, b, y = sets[0]
         chosen = torch.arange(rows, device=device) % 3 != 1
         x, y = (torch.where(chosen[:, None], part, torch.nan) for part in (x, y))
         result, wanted = y.clone(), y.double()
-        add_low_rank(result, x, a, b, SCALE, chosen, backend="triton")
-        add_low_rank_reference(wanted, x.double(), a.double(), b.double(), SCALE, chosen, torch.float64)
+        _add(TRITON, x, a, b, result, chosen[:, None].to(y.dtype))
+        _add(TORCH, x.double(), a.double(), b.double(), wanted, flags.double())
         if not result[~chosen].isnan().all():
             return torch.nan
         return relative_error(result[chosen], wanted[chosen])
-
-    def in_two_steps(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> None:
-        expand(y, shrink(x, a, flags, backend="triton"), b, SCALE, flags, backend="triton")
-
-    def plain(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> None:
-        y.addcmul_(linear(linear(x, a), b), flags[:, None].to(y.dtype), value=SCALE)
 
     return Case(
         "low_rank",
         f"{rows} rows, {depth} to {rank} to {width}",
         bytes_moved,
-        [lambda one=one: add_low_rank(one[3], *one[:3], SCALE, flags, backend="triton") for one in sets],
+        [lambda one=one: _add(TRITON, *one, flags) for one in sets],
         error,
         tolerance=1e-2,
-        others={
-            "shrink and expand": lambda: [lambda one=one: in_two_steps(*one) for one in sets],
-            "torch": lambda: [lambda one=one: plain(*one) for one in sets],
-        },
+        others={"torch": lambda: [lambda one=one: _add(TORCH, *one, flags) for one in sets]},
     )
 
 
@@ -76,31 +80,32 @@ def _with_projection(rows: int, depth: int, rank: int, width: int, device: torch
     sets = [_inputs(rows, depth, rank, width, device, with_weight=True) for _ in range(count)]
     flags = torch.ones(rows, dtype=torch.bool, device=device)
 
-    def widened(x: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        both = linear(x, weight)  # [N, H + r]: y and A x out of one product
-        expand(both[:, :width], both[:, width:], b, SCALE, flags, backend="triton")
-        return both[:, :width]
-
     def followed(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         y = linear(x, weight[:width])
-        add_low_rank(y, x, a, b, SCALE, flags, backend="triton")
+        expand(y, shrink(x, a, flags), b, flags)
         return y
+
+    def widened(x: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        both = linear(x, weight)  # [N, H + r]: y and A x out of one product
+        expand(both[:, :width], both[:, width:], b, flags)
+        return both[:, :width]
 
     def error() -> float:
         x, a, b, _, weight = (part.double() for part in sets[0])
-        wanted = linear(x, weight[:width]) + SCALE * linear(linear(x, a), b)
-        return relative_error(widened(sets[0][0], sets[0][2], sets[0][4]), wanted)
+        wanted = linear(x, weight[:width]) + linear(linear(x, a), b)
+        results = (followed(*sets[0][:3], sets[0][4]), widened(sets[0][0], sets[0][2], sets[0][4]))
+        return max(relative_error(result, wanted) for result in results)
 
     return Case(
         "low_rank",
-        f"{rows} rows, o_proj {depth} to {width} with A below its weight, then expand",
+        f"{rows} rows, o_proj {depth} to {width}, then shrink and expand",
         bytes_moved,
-        [lambda one=one: widened(one[0], one[2], one[4]) for one in sets],
+        [lambda one=one: followed(*one[:3], one[4]) for one in sets],
         error,
         tolerance=1e-2,
         others={
-            "o_proj, then add_low_rank": lambda: [
-                lambda one=one: followed(one[0], one[1], one[2], one[4]) for one in sets
+            "A below o_proj's weight, then expand": lambda: [
+                lambda one=one: widened(one[0], one[2], one[4]) for one in sets
             ],
             "o_proj alone": lambda: [lambda one=one: linear(one[0], one[4][:width]) for one in sets],
         },

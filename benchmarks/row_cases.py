@@ -1,24 +1,26 @@
-"""Pick, commit and accept beside their torch references, plain and compiled."""
+"""Pick, commit and accept beside the rules in plain torch, as they are and compiled."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
 
 from benchmarks.cases import Case, compiled, input_sets, relative_error, share_of_wrong
-from nemotron_diffusion_kernels.accept import accept
-from nemotron_diffusion_kernels.accept.reference import accept_reference
-from nemotron_diffusion_kernels.commit import Rule, Rules, commit
-from nemotron_diffusion_kernels.commit.reference import commit_reference
-from nemotron_diffusion_kernels.pick import pick
-from nemotron_diffusion_kernels.pick.reference import pick_reference
+from nemotron_diffusion_plugin.options import CommitRule
+from nemotron_diffusion_plugin.rules.block import BlockState
+from nemotron_diffusion_plugin.rules.commit import CommitRules
+from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
+from nemotron_diffusion_plugin.serving.operators import TorchOperators
+from nemotron_diffusion_plugin.serving.triton_operators import TritonOperators
 
 MASK = 100
+TORCH, TRITON = TorchOperators(), TritonOperators()
 
 
 def pick_cases(small: bool, device: torch.device) -> Iterator[Case]:
     """Yield one block, eight blocks and a float32 buffer of the published vocabulary."""
     if small:
-        yield _pick(3, 5000, torch.bfloat16, device)
+        yield _pick("pick", 3, 5000, torch.bfloat16, device)
         return
     for rows, dtype in (
         (1, torch.bfloat16),
@@ -26,10 +28,30 @@ def pick_cases(small: bool, device: torch.device) -> Iterator[Case]:
         (256, torch.bfloat16),
         (32, torch.float32),
     ):
-        yield _pick(rows, 131072, dtype, device)
+        yield _pick("pick", rows, 131072, dtype, device)
 
 
-def _pick(rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Case:
+def drawn_pick_cases(small: bool, device: torch.device) -> Iterator[Case]:
+    """Yield draws for one block and for eight."""
+    for rows, vocabulary in [(3, 5000)] if small else [(32, 131072), (256, 131072)]:
+        position = torch.arange(rows, device=device)
+        sampling = BlockSampling(
+            torch.full((rows,), 0.8, device=device),
+            torch.randint(-(2**63), 2**63 - 1, (rows,), device=device),
+            position,
+            torch.zeros_like(position),
+        )
+        yield _pick("pick_drawn", rows, vocabulary, torch.bfloat16, device, sampling)
+
+
+def _pick(
+    name: str,
+    rows: int,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    sampling: BlockSampling | None = None,
+) -> Case:
     bytes_moved = rows * vocabulary * dtype.itemsize
     sets = [
         (torch.randn(rows, vocabulary, device=device) * 4).to(dtype)
@@ -37,25 +59,21 @@ def _pick(rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) 
     ]
 
     def error() -> float:
-        result = pick(sets[0], MASK, with_second=True, backend="triton")
-        wanted = pick_reference(sets[0], MASK, with_second=True, compute_dtype=torch.float64)
-        wrong = share_of_wrong([result.tokens, result.second_tokens], [wanted.tokens, wanted.second_tokens])
-        return max(
-            wrong,
-            relative_error(result.confidence, wanted.confidence),
-            relative_error(result.second_confidence, wanted.second_confidence),
-        )
+        tokens, confidence = TRITON.pick(sets[0], MASK, sampling)
+        wanted, _ = TORCH.pick(sets[0], MASK, sampling)
+        exact = sets[0].double().softmax(dim=1).gather(1, wanted[:, None])[:, 0]
+        return max(share_of_wrong([tokens], [wanted]), relative_error(confidence, exact))
 
     return Case(
-        "pick",
+        name,
         f"{rows} rows of {vocabulary}, {str(dtype).removeprefix('torch.')}",
         bytes_moved,
-        [lambda logits=logits: pick(logits, MASK, backend="triton") for logits in sets],
+        [lambda logits=logits: TRITON.pick(logits, MASK, sampling) for logits in sets],
         error,
         tolerance=1e-5,
         others={
-            "torch": lambda: [lambda logits=logits: pick_reference(logits, MASK) for logits in sets],
-            "torch.compile": lambda: compiled(pick_reference, [(logits, MASK) for logits in sets]),
+            "torch": lambda: [lambda logits=logits: TORCH.pick(logits, MASK, sampling) for logits in sets],
+            "torch.compile": lambda: compiled(TORCH.pick, [(logits, MASK, sampling) for logits in sets]),
         },
     )
 
@@ -67,19 +85,20 @@ def commit_cases(small: bool, device: torch.device) -> Iterator[Case]:
 
 def _commit(rows: int, block_size: int, device: torch.device) -> Case:
     def arguments() -> tuple[object, ...]:
-        masked = torch.rand(rows, block_size, device=device) < 0.7
-        count = torch.full((rows,), 5, device=device)
-        rules = Rules(
-            torch.arange(rows, device=device) % len(Rule),
+        count = torch.full((rows,), block_size, device=device)
+        block = BlockState.start(torch.randint(0, 1000, (rows,), device=device), count, block_size, MASK)
+        block.commit(
+            torch.randint(0, 1000, (rows, block_size), device=device),
+            torch.rand(rows, block_size, device=device) < 0.3,
+        )
+        rules = CommitRules(
+            torch.arange(rows, device=device) % len(CommitRule),
             torch.full((rows,), 0.9, device=device),
             torch.zeros_like(count),
             torch.full_like(count, 2),
         )
         return (
-            torch.randint(0, 1000, (rows, block_size), device=device),
-            masked,
-            torch.zeros_like(count),
-            masked.sum(1),
+            block,
             torch.randint(0, 1000, (rows, block_size), device=device),
             torch.rand(rows, block_size, device=device),
             rules,
@@ -88,28 +107,23 @@ def _commit(rows: int, block_size: int, device: torch.device) -> Case:
 
     sets = [arguments() for _ in range(2 if device.type == "cpu" else 16)]
 
-    def error() -> float:
-        first, second = ([_copied(value) for value in sets[0]] for _ in range(2))
-        results = [commit(*first, backend="triton"), *first[:3]]
-        return share_of_wrong(results, [commit_reference(*second), *second[:3]])
+    def after(operators: TorchOperators | TritonOperators) -> list[torch.Tensor]:
+        block, *rest = copy.deepcopy(sets[0])
+        return [operators.commit(block, *rest), block.tokens, block.masked, block.step]
 
     # timed on one state: the work does not depend on how many masks are left
     return Case(
         "commit",
         f"{rows} blocks of {block_size}",
         rows * block_size * (8 + 8 + 8 + 4 + 2),
-        [lambda one=one: commit(*one, backend="triton") for one in sets],
-        error,
+        [lambda one=one: TRITON.commit(*one) for one in sets],
+        lambda: share_of_wrong(after(TRITON), after(TORCH)),
         tolerance=0.0,
         others={
-            "torch": lambda: [lambda one=one: commit_reference(*one) for one in sets],
-            "torch.compile": lambda: compiled(commit_reference, sets),
+            "torch": lambda: [lambda one=one: TORCH.commit(*one) for one in sets],
+            "torch.compile": lambda: compiled(TORCH.commit, sets),
         },
     )
-
-
-def _copied(value: object) -> object:
-    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def accept_cases(small: bool, device: torch.device) -> Iterator[Case]:
@@ -125,23 +139,19 @@ def _accept(rows: int, width: int, device: torch.device) -> Case:
             torch.where(agrees, verified[:, :-1], -5),
             verified,
             torch.randint(-1, width + 1, (rows,), device=device),
-            torch.randint(0, 100000, (rows,), device=device),
         )
 
     sets = [arguments() for _ in range(2 if device.type == "cpu" else 16)]
 
-    def error() -> float:
-        return share_of_wrong(list(accept(*sets[0], backend="triton")), list(accept_reference(*sets[0])))
-
     return Case(
         "accept",
         f"{rows} rows of {width} drafts",
-        rows * ((3 * width + 2) * 8 + 5 * 8),
-        [lambda one=one: accept(*one, backend="triton") for one in sets],
-        error,
+        rows * (2 * width + 2) * 8,
+        [lambda one=one: TRITON.accept(*one) for one in sets],
+        lambda: share_of_wrong([TRITON.accept(*sets[0])], [TORCH.accept(*sets[0])]),
         tolerance=0.0,
         others={
-            "torch": lambda: [lambda one=one: accept_reference(*one) for one in sets],
-            "torch.compile": lambda: compiled(accept_reference, sets),
+            "torch": lambda: [lambda one=one: TORCH.accept(*one) for one in sets],
+            "torch.compile": lambda: compiled(TORCH.accept, sets),
         },
     )

@@ -131,22 +131,3 @@ def _auto_blocks(block_size: int, value: Any) -> tuple[int, ...]:
             f"integers in 2 to {block_size}, the model's block size"
         )
     return tuple(sorted(set(value)))
-
-
-def check_kernels(kernels: str, device: str) -> None:
-    """Raise `OptionError` when a server on this type of device cannot use `kernels`, one of `KERNELS`."""
-    if kernels not in KERNELS:
-        raise OptionError(f"field 'kernels': got {kernels!r}, expected one of {', '.join(KERNELS)}")
-    if kernels != TRITON:
-        return
-    from nemotron_diffusion_kernels.backends import has_triton, is_interpreted
-
-    if not has_triton():
-        raise OptionError(
-            "field 'kernels': got 'triton', but Triton is not installed; install it or use 'torch'"
-        )
-    if device != "cuda" and not is_interpreted():
-        raise OptionError(
-            f"field 'kernels': got 'triton' on {device}, expected a CUDA device; use 'torch', or set "
-            "TRITON_INTERPRET=1 to run the kernels in Triton's interpreter"
-        )

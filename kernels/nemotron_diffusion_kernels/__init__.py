@@ -1,6 +1,6 @@
-"""Operators of block decoding as Triton kernels, each beside its reference in plain torch.
+"""Operators of block decoding as Triton kernels: block attention, pick, commit, accept and the low-rank branch.
 
-One package per operator. In each, `api.py` checks the arguments and
-chooses the backend, `reference.py` states the mathematics and `triton.py` is the kernel. Depends on torch and
-Triton only; without Triton the torch backends still work. The engines do not call these operators yet.
+One folder per operator: `api.py` checks the arguments, `triton.py` is the kernel. There is no second implementation
+here and no fallback: an operator runs its kernel or raises. What pick, commit and accept return is defined by the rules
+in plain torch, `nemotron_diffusion_plugin.rules`; the tests compare the two. Depends on torch and Triton only.
 """

@@ -1,16 +1,10 @@
-"""Which implementation of an operator runs."""
+"""Where Triton kernels can run."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import torch
-
-Backend = Literal["torch", "triton"]
 
 
 @functools.cache
@@ -24,27 +18,16 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def resolve(operator: str, backend: str | None, device: torch.device) -> Backend:
-    """Return the backend of a call with tensors on `device`.
-
-    None takes Triton on a GPU where Triton is installed, and torch elsewhere. A named backend is used as it is,
-    or refused; there is no silent fallback.
+def check_triton(operator: str, device_type: str) -> None:
+    """Check that a kernel can run on tensors of a type of device; nothing else takes its place where it cannot.
 
     Raises:
-        ValueError: `backend` is no known name.
-        RuntimeError: Triton was asked for and cannot run here.
+        RuntimeError: Triton is not installed, or there is neither a GPU nor Triton's interpreter.
     """
-    if backend is None:
-        return "triton" if device.type == "cuda" and has_triton() else "torch"
-    if backend == "torch":
-        return "torch"
-    if backend != "triton":
-        raise ValueError(f"{operator}: got backend {backend!r}, expected 'torch', 'triton' or None")
     if not has_triton():
-        raise RuntimeError(f"{operator}: Triton is not installed; install it or use backend='torch'")
-    if device.type != "cuda" and not is_interpreted():
+        raise RuntimeError(f"{operator}: Triton is not installed; install it")
+    if device_type != "cuda" and not is_interpreted():
         raise RuntimeError(
-            f"{operator}: backend 'triton' needs tensors on a GPU, got {device}; use backend='torch', or set "
-            "TRITON_INTERPRET=1 before Triton is imported to run the kernel in its interpreter"
+            f"{operator}: the kernel needs tensors on a GPU, got {device_type}; set TRITON_INTERPRET=1 before Triton "
+            "is imported to run it in Triton's interpreter"
         )
-    return "triton"

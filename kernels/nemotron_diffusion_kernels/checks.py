@@ -17,7 +17,9 @@ def check_tensor(
     dtypes: Sequence[torch.dtype],
     device: torch.device,
 ) -> None:
-    """Check shape (None: any length), dtype and device of one argument.
+    """Check shape (None: any length), dtype and device of one argument, and that its rows are contiguous.
+
+    Neighbours in the last dimension must be neighbours in memory; other strides are free.
 
     Raises:
         ValueError: with the operator, the argument, what it got and what it expected.
@@ -38,14 +40,6 @@ def check_tensor(
         raise ValueError(
             f"{operator}: {name} is on {tensor.device}, expected {device} like the other tensors"
         )
-
-
-def check_rows_contiguous(operator: str, name: str, tensor: torch.Tensor) -> None:
-    """Check that neighbours in the last dimension are neighbours in memory.
-
-    Raises:
-        ValueError: they are not.
-    """
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(
             f"{operator}: {name} has stride {tensor.stride(-1)} in its last dimension, expected 1; "

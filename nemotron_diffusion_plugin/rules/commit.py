@@ -12,6 +12,7 @@ BOUND_FACTOR = 2.0
 
 _KINDS = tuple(CommitRule)
 _NO_BOUND = 0
+_UNDEFINED, _NOT_MASKED = -1.0, -2.0  # ranks below every probability
 
 
 @dataclass
@@ -69,18 +70,30 @@ def choose(
 ) -> torch.Tensor:
     """Return the positions to commit, bool `[R, B]`, always among the masked ones.
 
-    A row with masks commits its most confident masked position (ties: the lowest position) and whatever its
-    rule adds. With a step bound it commits at least the scheduled number, so that a block never takes more
-    steps.
+    Let p_0 >= p_1 >= ... be the confidences of a row's masked positions, equal ones from the lowest position on and
+    NaN after all others, and k a place in that order. With N masks at the start and T steps (N without a bound), step
+    t schedules n = N // T + [t < N mod T] positions. Place k commits if k = 0, or T is a bound and k < n, or by the
+    row's rule:
+
+        threshold          p_k >= threshold
+        schedule           k < n
+        threshold bound    p_k >= threshold, or p_k >= 0.45 and p_k >= 1 - 2 / (k + 2)
+        cumulative error   p_0 p_1 ... p_k >= threshold
+        fixed              k < tokens_per_step
+
+    So every step commits a token, and a step bound holds. The product is computed in float64 and rounded to float32
+    once: in float32 its rounding would depend on the device. A NaN reaches no threshold, nor does a product with one.
+    It commits only where no other mask is left, or where the schedule or the fixed number reaches past them.
 
     Args:
-        confidence: float32 `[R, B]`, softmax probability of the token picked at each position.
+        confidence: float32 `[R, B]`, softmax probability of the token picked at each position; what it is at
+            positions without a mask does not matter.
         masked: bool `[R, B]`.
         step: int64 `[R]`, denoise steps done before.
         num_masks: int64 `[R]`, masks of the block at its start.
         rules: one rule per row.
     """
-    ranked = torch.where(masked, confidence, -1.0)
+    ranked = torch.where(confidence.isnan(), _UNDEFINED, confidence).where(masked, _NOT_MASKED)
     sorted_confidence, order = ranked.sort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)
 
@@ -92,11 +105,12 @@ def choose(
     certain = sorted_confidence >= threshold
     bounded = (sorted_confidence >= BOUND_MINIMUM) & (sorted_confidence >= 1.0 - BOUND_FACTOR / (place + 2))
     scheduled = place < rows(scheduled_count(step, num_masks, rules))
+    product = sorted_confidence.clamp(min=0.0).double().cumprod(dim=1).float()
     by_rule = {
         CommitRule.THRESHOLD: certain,
         CommitRule.SCHEDULE: scheduled,
         CommitRule.THRESHOLD_BOUND: certain | bounded,
-        CommitRule.CUMULATIVE_ERROR: sorted_confidence.cumprod(dim=1) >= threshold,
+        CommitRule.CUMULATIVE_ERROR: product >= threshold,
         CommitRule.FIXED: place < rows(rules.tokens_per_step),
     }
     taken = (place == 0) | (scheduled & (rows(rules.steps) != _NO_BOUND))

@@ -6,65 +6,45 @@ import torch
 
 _CHUNK_ELEMENTS = 1 << 23
 
-RowNoise = Callable[[slice], torch.Tensor]
-"""Gives the uniform noise of a slice of rows, float64 `[rows, V]` in (0, 1)."""
-
 
 def pick(
     logits: torch.Tensor,
     mask_token_id: int | None,
     temperature: torch.Tensor | None = None,
-    uniform: RowNoise | None = None,
+    uniform: Callable[[slice], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the picked tokens, int64 `[N]`, and their confidences, float32 `[N]`, for logits `[N, V]`.
 
     The mask id is never picked, yet it stays in the denominator of the confidence, which is the un-tempered
     softmax probability of the picked token; None excludes nothing, for causal rows. Ties go to the lowest id.
+    A logit that is NaN counts as -inf and makes the row's confidence NaN, as do an infinite logit and a row of
+    -inf alone.
+
     Without `temperature` every row takes the most likely token; with `temperature` (float `[N]`) a row takes
     argmax(exp(L) / (-ln u)^T) in float64, which is the same token at T = 0. `uniform` must be given with
-    `temperature`. Works on a few rows at a time: no float copy of the whole buffer exists, and `logits` stays
-    as it is.
+    `temperature`: it gives the noise u of a slice of rows, float64 `[rows, V]` in (0, 1). Works on a few rows at a
+    time: no float copy of the whole buffer exists, and `logits` stays as it is.
     """
-    if temperature is None:
-        tokens = _most_likely(logits, mask_token_id)
-    elif uniform is None:
+    if temperature is not None and uniform is None:
         raise ValueError("pick: got temperatures without noise, expected `uniform` beside `temperature`")
-    else:
-        tokens = torch.cat(
-            [
-                _sampled(logits[rows], mask_token_id, temperature[rows], uniform(rows))
-                for rows in _chunks(logits)
-            ]
-        )
-    return tokens, confidence(logits, tokens)
+    tokens, confidences = [], []
+    for rows in _chunks(logits):
+        scores = part = logits[rows]
+        if temperature is not None and uniform is not None:
+            gumbel = -torch.log(-torch.log(uniform(rows)))
+            scores = part.double() + temperature[rows].double()[:, None] * gumbel
+        tokens.append(_best(scores, mask_token_id))
+        softmax = part.softmax(dim=1, dtype=torch.float32)
+        confidences.append(softmax.gather(1, tokens[-1][:, None])[:, 0])
+    return torch.cat(tokens), torch.cat(confidences)
 
 
-def confidence(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the softmax probability of int64 `tokens` `[N]` under logits `[N, V]`, float32 `[N]`."""
-    chosen = logits.gather(1, tokens[:, None]).squeeze(1).float()
-    normalizers = [torch.logsumexp(logits[rows].float(), dim=1) for rows in _chunks(logits)]
-    return torch.exp(chosen - torch.cat(normalizers))
-
-
-def _most_likely(logits: torch.Tensor, mask_token_id: int | None) -> torch.Tensor:
-    if mask_token_id is None:
-        return logits.argmax(dim=1)
-    sides = [(0, logits[:, :mask_token_id]), (mask_token_id + 1, logits[:, mask_token_id + 1 :])]
-    best = [(part.max(dim=1), offset) for offset, part in sides if part.shape[1]]
-    (values, indices), offset = best[0]
-    tokens = indices + offset
-    for (later_values, later_indices), later_offset in best[1:]:
-        tokens = torch.where(later_values > values, later_indices + later_offset, tokens)
-    return tokens
-
-
-def _sampled(
-    logits: torch.Tensor, mask_token_id: int | None, temperature: torch.Tensor, uniform: torch.Tensor
-) -> torch.Tensor:
-    scores = logits.double() - temperature.double()[:, None] * torch.log(-torch.log(uniform))
+def _best(scores: torch.Tensor, mask_token_id: int | None) -> torch.Tensor:
+    allowed = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if mask_token_id is not None:
-        scores[:, mask_token_id] = -torch.inf
-    return scores.argmax(dim=1)
+        allowed[:, mask_token_id] = -torch.inf
+    tokens = allowed.max(dim=1).indices
+    return tokens.clamp(min=1) if mask_token_id == 0 else tokens  # a row of -inf alone
 
 
 def _chunks(logits: torch.Tensor) -> list[slice]:

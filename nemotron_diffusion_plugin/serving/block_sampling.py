@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from nemotron_diffusion_plugin.rules import noise
-from nemotron_diffusion_plugin.rules.pick import RowNoise
 
 
 @dataclass
@@ -23,7 +23,7 @@ class BlockSampling:
         """Some of the rows."""
         return BlockSampling(self.temperature[rows], self.seeds[rows], self.positions[rows], self.steps[rows])
 
-    def noise(self, vocab: int) -> RowNoise:
+    def noise(self, vocab: int) -> Callable[[slice], torch.Tensor]:
         """The noise of slices of the rows."""
 
         def uniform(rows: slice) -> torch.Tensor:

@@ -12,7 +12,8 @@ from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
 from nemotron_diffusion_plugin.rules.pick import pick
 from nemotron_diffusion_plugin.rules.stop import ends_block
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
-from nemotron_diffusion_plugin.settings import TORCH, TRITON, check_kernels
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
+from nemotron_diffusion_plugin.settings import TORCH, TRITON
 
 
 class Operators(Protocol):
@@ -27,7 +28,7 @@ class Operators(Protocol):
     def pick(
         self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `decoding.pick`.
+        """Return tokens int64 `[T]` and their confidences float32 `[T]` for logits `[T, V]`; see `rules.pick.pick`.
 
         Without `sampling` every row takes the most likely token; without `mask_token_id` any token may be picked.
         """
@@ -47,7 +48,7 @@ class Operators(Protocol):
         """
 
     def accept(self, drafts: torch.Tensor, verified: torch.Tensor, num_drafts: torch.Tensor) -> torch.Tensor:
-        """Return how many leading drafts agree, int64 `[R]`; see `decoding.accept.accept_longest_prefix`."""
+        """Return how many leading drafts agree, int64 `[R]`; see `rules.accept.accept_longest_prefix`."""
 
     def shrink(self, inputs: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return A(x), `[T, r]`, for inputs `[T, D]` where `rows` `[T, 1]` is not 0; the other rows mean nothing."""
@@ -57,7 +58,7 @@ class Operators(Protocol):
 
 
 class TorchOperators:
-    """The rules of `decoding/`, on any device."""
+    """The rules of `rules/`, on any device."""
 
     name = TORCH
 

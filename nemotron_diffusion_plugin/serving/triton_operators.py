@@ -5,17 +5,13 @@ from __future__ import annotations
 import torch
 
 from nemotron_diffusion_kernels.accept import accept
-from nemotron_diffusion_kernels.commit import Rules, commit
+from nemotron_diffusion_kernels.commit import commit
 from nemotron_diffusion_kernels.low_rank import expand, shrink
-from nemotron_diffusion_kernels.noise import RowNoise
-from nemotron_diffusion_kernels.pick import Sampling, pick
+from nemotron_diffusion_kernels.pick import pick
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.settings import TRITON
-
-_SCALE = 1.0
-"""B holds the adapter's scale already."""
 
 
 class TritonOperators:
@@ -27,12 +23,10 @@ class TritonOperators:
         self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass over the logits; noise is computed in registers."""
-        drawn = None
-        if sampling is not None:
-            noise = RowNoise(sampling.seeds, sampling.positions, sampling.steps)
-            drawn = Sampling(sampling.temperature, noise)
-        picked = pick(logits, mask_token_id, sampling=drawn, backend=TRITON)
-        return picked.tokens, picked.confidence
+        if sampling is None:
+            return pick(logits, mask_token_id)
+        noise = (sampling.seeds, sampling.positions, sampling.steps)
+        return pick(logits, mask_token_id, sampling.temperature, noise)
 
     def commit(
         self,
@@ -50,19 +44,21 @@ class TritonOperators:
             blocks.length - 1,
             picked,
             confidence,
-            Rules(rules.kind, rules.threshold, rules.steps, rules.tokens_per_step),
+            rules.kind,
+            rules.threshold,
+            rules.steps,
+            rules.tokens_per_step,
             stop_ids,
-            backend=TRITON,
         )
 
     def accept(self, drafts: torch.Tensor, verified: torch.Tensor, num_drafts: torch.Tensor) -> torch.Tensor:
-        """One launch; lengths and seeds follow from the engine's own state, so those of the kernel are not used."""
-        return accept(drafts, verified, num_drafts, num_drafts, backend=TRITON).accepted
+        """One launch."""
+        return accept(drafts, verified, num_drafts)
 
     def shrink(self, inputs: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """One launch; float32, 0 in the other rows."""
-        return shrink(inputs, a, rows[:, 0], backend=TRITON)
+        return shrink(inputs, a, rows[:, 0])
 
     def expand(self, output: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
         """One launch; the other rows keep every bit."""
-        expand(output, low, b, _SCALE, rows[:, 0], backend=TRITON)
+        expand(output, low, b, rows[:, 0])

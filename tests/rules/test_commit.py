@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,6 +80,55 @@ def test_cumulative_error_multiplies_from_the_most_confident():
     assert chosen([None, 0.5, 0.6], CommitRule.CUMULATIVE_ERROR, threshold=0.9) == [2]
 
 
+def test_the_product_is_rounded_once_whatever_the_device_does_in_float32(monkeypatch):
+    """A GPU rounds a float32 product after every factor; a CPU does not, so the test makes it."""
+    plain = torch.Tensor.cumprod
+
+    def rounded_after_every_factor(values, dim):
+        if values.dtype != torch.float32:
+            return plain(values, dim)
+        return torch.from_numpy(np.multiply.accumulate(values.numpy(), axis=dim))
+
+    for owner in (torch, torch.Tensor):
+        monkeypatch.setattr(owner, "cumprod", rounded_after_every_factor)
+    confidence = np.sort(np.random.default_rng(0).uniform(0.99, 1.0, 31).astype(np.float32))[::-1]
+    exact = np.multiply.accumulate(confidence.astype(np.float64)).astype(np.float32)
+    differing = np.flatnonzero(exact != np.multiply.accumulate(confidence))
+    assert len(differing) > 5
+    for place in differing:
+        above = np.nextafter(exact[place], np.float32(1.0))
+        for threshold, count in ((exact[place], place + 1), (above, place)):
+            options = {"rule": CommitRule.CUMULATIVE_ERROR, "threshold": float(threshold)}
+            assert chosen([None, *confidence.tolist()], **options) == list(range(1, count + 1))
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize("rule", CommitRule)
+def test_a_confidence_that_is_nan_comes_after_every_finite_one(rule):
+    assert chosen([None, NAN, 0.1, 0.3, NAN], rule) == [3]
+    assert chosen([None, NAN, 0.0, NAN], rule) == [2]
+    assert chosen([None, NAN, 0.1, NAN, 0.05], rule, denoising_steps=2) == [2, 4]
+    assert chosen([None, NAN, 0.1, NAN, 0.05], rule, denoising_steps=1) == [1, 2, 3, 4]
+    assert chosen([NAN, None, NAN, NAN], rule) == [0]
+
+
+def test_a_confidence_that_is_nan_reaches_no_threshold():
+    confidence = [None, NAN, 0.9, NAN, 0.95, NAN]
+    for rule in (CommitRule.THRESHOLD, CommitRule.THRESHOLD_BOUND, CommitRule.CUMULATIVE_ERROR):
+        assert chosen(confidence, rule, threshold=0.5) == [2, 4]
+    assert chosen(confidence, CommitRule.FIXED, tokens_per_step=4) == [1, 2, 3, 4]
+
+
+def test_what_positions_without_a_mask_hold_does_not_matter():
+    masked = [False, True, False, True, False]
+    for other in (0.0, 1.0, NAN, math.inf, -3.0):
+        confidence = [other, 0.4, other, NAN, other]
+        for rule in CommitRule:
+            assert chosen(confidence, rule, masked=masked, num_masks=4, threshold=0.1) == [1]
+
+
 def test_fixed_commits_a_number_a_step():
     confidence = [None, 0.1, 0.4, 0.3, 0.2]
     assert chosen(confidence, CommitRule.FIXED) == [2]
@@ -104,7 +156,9 @@ def test_rows_of_a_batch_follow_their_own_rules():
 
 def plain_choice(confidence, masked, step, num_masks, options):
     """The commit rules (docs/model.md, 3.2) in plain Python, one row."""
-    order = sorted((i for i in range(len(masked)) if masked[i]), key=lambda i: (-confidence[i], i))
+    places = [place for place in range(len(masked)) if masked[place]]
+    finite = sorted((i for i in places if not math.isnan(confidence[i])), key=lambda i: (-confidence[i], i))
+    order = finite + [i for i in places if math.isnan(confidence[i])]
     if not order:
         return set()
     steps = min(options.denoising_steps, options.block_size) if options.denoising_steps else None
@@ -144,9 +198,8 @@ OPTIONS = st.builds(
 def test_agrees_with_plain_python(data):
     length = data.draw(st.integers(1, 12))
     # multiples of 1/16 keep sums and products of float32 and Python equal
-    confidence = data.draw(
-        st.lists(st.integers(0, 16).map(lambda n: n / 16), min_size=length, max_size=length)
-    )
+    values = st.integers(0, 16).map(lambda n: n / 16) | st.just(NAN)
+    confidence = data.draw(st.lists(values, min_size=length, max_size=length))
     masked = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
     num_masks = data.draw(st.integers(max(1, sum(masked)), max(1, length)))
     step = data.draw(st.integers(0, 12))
@@ -181,6 +234,7 @@ def test_a_block_ends_within_the_step_bound_and_holds_no_mask_id(data):
         before = block.masked.clone()
         picked = torch.randint(101, 200, (rows, block_size), generator=generator)
         confidence = torch.rand(rows, block_size, generator=generator)
+        confidence[torch.rand(rows, block_size, generator=generator) < 0.2] = NAN
         selected = choose(confidence, block.masked, block.step, lengths - 1, rules)
         assert not (selected & ~before).any()
         assert torch.equal(selected.any(dim=1), before.any(dim=1))

@@ -3,7 +3,7 @@ import torch
 
 from nemotron_diffusion_plugin.rules import pick as pick_module
 from nemotron_diffusion_plugin.rules.noise import uniform
-from nemotron_diffusion_plugin.rules.pick import confidence, pick
+from nemotron_diffusion_plugin.rules.pick import pick
 
 MASK = 3
 
@@ -42,12 +42,55 @@ def test_without_a_mask_id_nothing_is_excluded():
     assert pick(logits, None)[0].tolist() == [MASK]
 
 
+@pytest.mark.parametrize("temperature", [None, 0.0, 0.7])
+@pytest.mark.parametrize("mask_token_id", [None, 0, 4, 9])
+def test_a_logit_that_is_nan_is_never_picked_and_leaves_no_confidence(mask_token_id, temperature):
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    logits[0, 2] = logits[1, 7] = logits[2, :9] = logits[3] = torch.nan
+    logits[2, 1] = -30.0
+    drawn = () if temperature is None else (torch.full((4,), temperature), noise_for(torch.arange(4), 10))
+    tokens, confidences = pick(logits, mask_token_id, *drawn)
+    lowered = logits.nan_to_num(nan=-torch.inf)
+    if temperature is None or temperature == 0.0:
+        if mask_token_id is not None:
+            lowered[:, mask_token_id] = -torch.inf
+        assert torch.equal(tokens[:3], lowered[:3].argmax(dim=1))
+    else:
+        assert lowered[torch.arange(3), tokens[:3]].isfinite().all()
+    assert tokens[3] == (1 if mask_token_id == 0 else 0)
+    assert confidences.isnan().all()
+
+
+@pytest.mark.parametrize("temperature", [None, 0.7])
+def test_rows_of_infinite_logits(temperature):
+    logits = torch.zeros(4, 6)
+    logits[0, 4] = torch.inf
+    logits[1, MASK] = torch.inf
+    logits[2] = -torch.inf
+    logits[3, :5] = -torch.inf
+    drawn = () if temperature is None else (torch.full((4,), temperature), noise_for(torch.arange(4), 6))
+    for mask_token_id in (MASK, 0):
+        tokens, confidences = pick(logits, mask_token_id, *drawn)
+        assert tokens[[0, 2, 3]].tolist() == [4, 1 if mask_token_id == 0 else 0, 5]
+        assert (tokens[1] == MASK) == (mask_token_id != MASK)
+        assert confidences[:3].isnan().all()
+        assert confidences[3] == 1.0
+
+
 def test_confidence_keeps_the_mask_id_in_the_denominator():
     logits = torch.tensor([[1.0, 2.0, 0.5, 4.0]])
     tokens, confidences = pick(logits, MASK)
     assert tokens.tolist() == [1]
     torch.testing.assert_close(confidences, logits.softmax(dim=1)[:, 1])
     assert confidences.dtype == torch.float32
+
+
+def test_confidence_is_exact_however_large_the_logits_are():
+    logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)) * 3
+    for offset in (-3e4, 0.0, 3e4):
+        tokens, confidences = pick(logits + offset, MASK)
+        exact = (logits + offset).double().softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(confidences.double(), exact, rtol=2e-6, atol=0.0)
 
 
 def test_confidence_is_untempered():
@@ -96,7 +139,8 @@ def test_sampling_follows_the_tempered_distribution():
 def test_half_precision_logits_and_no_rows():
     logits = torch.randn(4, 50, dtype=torch.bfloat16)
     tokens, confidences = pick(logits, MASK)
-    torch.testing.assert_close(confidences, confidence(logits.float(), tokens))
+    expected = logits.float().softmax(dim=1).gather(1, tokens[:, None]).squeeze(1)
+    torch.testing.assert_close(confidences, expected)
     assert pick(torch.empty(0, 50), MASK)[0].shape == (0,)
 
 

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron_diffusion_plugin.options import CommitRule, OptionError
+from nemotron_diffusion_plugin.options import MAX_STOP_IDS, CommitRule, OptionError
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.operators import TorchOperators, make_operators
-from nemotron_diffusion_plugin.serving.slots import MAX_STOP_IDS, NO_TOKEN
+from nemotron_diffusion_plugin.serving.slots import NO_TOKEN
 from nemotron_diffusion_plugin.serving.triton_operators import TritonOperators
-from nemotron_diffusion_plugin.settings import check_kernels
 
 CPU = torch.device("cpu")
 TORCH, TRITON = TorchOperators(), make_operators("triton", CPU)

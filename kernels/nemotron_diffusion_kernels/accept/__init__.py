@@ -1,5 +1,5 @@
-"""The acceptance of drafts by a verify forward."""
+"""How many drafts a verify forward accepts."""
 
-from .api import Accepted, accept
+from .api import accept
 
-__all__ = ["Accepted", "accept"]
+__all__ = ["accept"]

@@ -1,11 +1,10 @@
-"""Attention of blocks of queries over a paged KV cache: arguments, checks, choice of backend."""
+"""Attention of blocks of queries over a paged KV cache: arguments and checks."""
 
 import torch
 
-from ..backends import resolve
-from ..checks import FLAGS, FLOATS, INTEGERS, check_rows_contiguous, check_tensor
-from .structure import ONE_BLOCK, Form, Structure
-from .tiling import MAX_QUERY_LENGTH, MAX_STRUCTURED_LENGTH, Tiling, default_tiling
+from ..backends import check_triton
+from ..checks import FLAGS, FLOATS, INTEGERS, check_tensor
+from .tiling import MAX_QUERY_LENGTH, Tiling, default_tiling
 
 HEAD_SIZES = (32, 64, 96, 128)
 _NAME = "block_attention"
@@ -23,21 +22,18 @@ def block_attention(
     *,
     max_query_length: int,
     max_seq_length: int,
-    structure: Structure = ONE_BLOCK,
     scale: float | None = None,
     key_scale: float = 1.0,
     value_scale: float = 1.0,
     out: torch.Tensor | None = None,
     tiling: Tiling | None = None,
-    backend: str | None = None,
 ) -> torch.Tensor:
     """Return the attention of N query rows of R requests (docs/model.md, 2), `[N, query heads, head_dim]`.
 
     The keys and values of the new tokens are in the pages already. A request's last `query length` tokens are
     its queries. A causal request's query sees the tokens up to its own position; another request's query sees
-    all cached tokens before the new ones, and of the new ones what `structure` says: all of them by default. Both
-    kinds may share a batch. A row that sees no key becomes zero. Rows of `out` from query_start_loc[R] on stay as
-    they are.
+    all of its tokens. Both kinds may share a batch. A row that sees no key becomes zero. Rows of `out` from
+    query_start_loc[R] on stay as they are.
 
     Nothing is read from the device on the host, and the grid depends on shapes, `max_query_length`,
     `max_seq_length` and `tiling` alone, so the call can be captured in a CUDA graph and replayed with other
@@ -62,44 +58,47 @@ def block_attention(
         query_start_loc: int32 or int64 `[R + 1]`, not decreasing, from 0.
         seq_lens: int32 or int64 `[R]`, tokens in the cache, the new ones included.
         is_causal: bool or integer `[R]`.
-        max_query_length: the longest query there may be: 1 to 64, or any with another structure than one block.
+        max_query_length: the longest query there may be, 1 to 64.
         max_seq_length: the longest sequence there may be.
-        structure: what the new tokens of requests that are not causal see of each other.
         scale: of the scores, default 1 / sqrt(head_dim).
         key_scale: what a stored key is multiplied with (fp8).
         value_scale: what a stored value is multiplied with (fp8).
         out: where to write, like `query`; a new tensor by default.
-        tiling: how to cut the work, default `default_tiling(...)`; for the Triton backend.
-        backend: "torch", "triton", or None for Triton on a GPU and torch elsewhere.
+        tiling: how to cut the work, default `default_tiling(...)`.
 
     Raises:
         ValueError: a shape, dtype, device or bound does not fit.
-        RuntimeError: the backend asked for cannot run here.
+        RuntimeError: the kernel cannot run here.
     """
     _check(query, key_pages, value_pages, page_table, query_start_loc, seq_lens, is_causal, out)
-    longest = MAX_QUERY_LENGTH if structure.form == Form.ONE_BLOCK else MAX_STRUCTURED_LENGTH
-    if not 1 <= max_query_length <= longest:
-        raise ValueError(f"{_NAME}: max_query_length is {max_query_length}, expected 1 to {longest}")
+    if not 1 <= max_query_length <= MAX_QUERY_LENGTH:
+        raise ValueError(f"{_NAME}: max_query_length is {max_query_length}, expected 1 to {MAX_QUERY_LENGTH}")
     capacity = page_table.shape[1] * key_pages.shape[1]
     if not 0 <= max_seq_length <= capacity:
         raise ValueError(
             f"{_NAME}: max_seq_length is {max_seq_length}, expected 0 to {capacity}, what the page table holds"
         )
-    head_dim = query.shape[2]
-    scale = head_dim**-0.5 if scale is None else scale
-    tensors = (query, key_pages, value_pages, page_table, query_start_loc, seq_lens, is_causal)
-    if resolve(_NAME, backend, query.device) == "torch":
-        from .reference import block_attention_reference
-
-        return block_attention_reference(*tensors, scale, key_scale, value_scale, structure, out=out)
+    check_triton(_NAME, query.device.type)
     from .triton import block_attention_triton
 
     if tiling is None:
         group = query.shape[1] // key_pages.shape[2]
         tiling = default_tiling(max_query_length, group, query.element_size())
-    result = torch.empty_like(query) if out is None else out
     return block_attention_triton(
-        *tensors, result, max_query_length, max_seq_length, structure, scale, key_scale, value_scale, tiling
+        query,
+        key_pages,
+        value_pages,
+        page_table,
+        query_start_loc,
+        seq_lens,
+        is_causal,
+        torch.empty_like(query) if out is None else out,
+        max_query_length,
+        max_seq_length,
+        query.shape[2] ** -0.5 if scale is None else scale,
+        key_scale,
+        value_scale,
+        tiling,
     )
 
 
@@ -133,15 +132,5 @@ def _check(
     check_tensor(_NAME, "query_start_loc", query_start_loc, (requests + 1,), INTEGERS, device)
     check_tensor(_NAME, "seq_lens", seq_lens, (requests,), INTEGERS, device)
     check_tensor(_NAME, "is_causal", is_causal, (requests,), FLAGS, device)
-    for name, tensor in (("query", query), ("key_pages", key_pages), ("value_pages", value_pages)):
-        check_rows_contiguous(_NAME, name, tensor)
-    for name, tensor in (
-        ("page_table", page_table),
-        ("query_start_loc", query_start_loc),
-        ("seq_lens", seq_lens),
-        ("is_causal", is_causal),
-    ):
-        check_rows_contiguous(_NAME, name, tensor)
     if out is not None:
         check_tensor(_NAME, "out", out, query.shape, (query.dtype,), device)
-        check_rows_contiguous(_NAME, "out", out)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 MAX_QUERY_LENGTH = 64
-MAX_STRUCTURED_LENGTH = 1 << 20
 _MIN_DOT = 16
 
 

@@ -11,11 +11,8 @@ import triton
 import triton.language as tl
 
 from ..backends import is_interpreted
-from .structure import Form, Structure
 from .tiling import Tiling, next_power_of_two
 
-_BLOCK_CAUSAL = tl.constexpr(int(Form.BLOCK_CAUSAL))
-_GROUPED = tl.constexpr(int(Form.GROUPED))
 _LOG2_E = 1.4426950408889634
 _MERGED = 16  # splits merged at a time; part of a row's order of sums like the tiling
 
@@ -53,8 +50,6 @@ def _split_kernel(
     SPLIT: tl.constexpr,
     ROW_TILES: tl.constexpr,
     MAX_QUERY: tl.constexpr,
-    FORM: tl.constexpr,
-    BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -76,14 +71,7 @@ def _split_kernel(
     is_row = (index < query_length) & (index < MAX_QUERY)
     causal = tl.load(is_causal + request) != 0
     cached = seq_length - query_length
-    free_end = tl.zeros([ROWS], dtype=tl.int32) + query_length
-    if FORM == _BLOCK_CAUSAL:
-        free_end = tl.minimum((index // BLOCK + 1) * BLOCK, query_length)
-    if FORM == _GROUPED:
-        group = index // (BLOCK + 1)
-        group_end = tl.minimum((group + 1) * (BLOCK + 1), query_length)
-        free_end = tl.where(index % (BLOCK + 1) == 0, index + 1, group_end)
-    visible_end = cached + tl.where(causal, index + 1, free_end)  # [ROWS]
+    visible_end = cached + tl.where(causal, index + 1, query_length)  # [ROWS]
     end = tl.minimum(end, tl.max(tl.where(is_row, visible_end, 0), 0))
 
     dim = tl.arange(0, DIM)
@@ -127,11 +115,6 @@ def _split_kernel(
         ).to(rows.dtype)
         scores = tl.dot(rows, keys, input_precision="ieee") * scale_log2
         is_visible = is_key[None, :] & (key[None, :] < visible_end[:, None])
-        if FORM == _GROUPED:
-            new_key = key - cached
-            is_draft = (new_key < 0) | (new_key % (BLOCK + 1) == 0)
-            key_group = new_key // (BLOCK + 1)
-            is_visible &= causal | is_draft[None, :] | (key_group[None, :] == group[:, None])
         scores = tl.where(is_visible, scores, float("-inf"))
 
         higher = tl.maximum(highest, tl.max(scores, 1))
@@ -229,7 +212,6 @@ def block_attention_triton(
     out: torch.Tensor,
     max_query_length: int,
     max_seq_length: int,
-    structure: Structure,
     scale: float,
     key_scale: float,
     value_scale: float,
@@ -274,8 +256,6 @@ def block_attention_triton(
             SPLIT=tiling.split_length,
             ROW_TILES=row_tiles,
             MAX_QUERY=max_query_length,
-            FORM=int(structure.form),
-            BLOCK=structure.block_size,
             STAGES=tiling.stages,
             WIDEN=is_interpreted() and query.dtype == torch.bfloat16,
             num_warps=tiling.warps,

@@ -1,10 +1,9 @@
-"""The commit of a denoise step for a batch of blocks: arguments, checks, choice of backend."""
+"""The commit of a denoise step for a batch of blocks: arguments and checks."""
 
 import torch
 
-from ..backends import resolve
-from ..checks import check_rows_contiguous, check_tensor
-from .rules import Rules
+from ..backends import check_triton
+from ..checks import check_tensor
 
 MAX_BLOCK_SIZE = 128
 _NAME = "commit"
@@ -17,21 +16,20 @@ def commit(
     num_masks: torch.Tensor,
     picked: torch.Tensor,
     confidence: torch.Tensor,
-    rules: Rules,
-    stop_token_ids: torch.Tensor | None = None,
-    *,
-    backend: str | None = None,
+    kind: torch.Tensor,
+    threshold: torch.Tensor,
+    steps: torch.Tensor,
+    tokens_per_step: torch.Tensor,
+    stop_token_ids: torch.Tensor,
 ) -> torch.Tensor:
     """Commit picked tokens into R blocks, in place, and return which blocks are finished, bool `[R]`.
 
-    A block with masks commits its most confident masked position (ties: the lowest position) and what its rule
-    adds (docs/model.md, 3.2); with a step bound at least the scheduled number. A committed position takes
-    its picked token and is masked no more; `step` grows by one where a token was committed. A block is finished
-    when no mask is left, or when a stop token stands before every mask. A block without masks does not change
-    and is finished: that is what a row for no request should hold.
+    Which positions commit is defined by the plugin's `rules.commit.choose` (docs/model.md, 3.2), for a confidence
+    that is NaN too. A committed position takes its picked token and is masked no more; `step` grows by one where a
+    token was committed. A block is finished when no mask is left, or when a stop token stands before every mask. A
+    block without masks does not change and is finished: that is what a row for no request should hold.
 
-    One launch, nothing is read on the host, a row does not depend on other rows. A confidence that is NaN ranks
-    first and reaches no threshold, so that a block still ends.
+    One launch, nothing is read on the host, a row does not depend on other rows.
 
     Args:
         tokens: int64 `[R, B]`, B 1 to 128; changed in place.
@@ -40,44 +38,44 @@ def commit(
         num_masks: int64 `[R]`, masks of the block at its start.
         picked: int64 `[R, B]`, the token picked at each position.
         confidence: float32 `[R, B]`, its softmax probability.
-        rules: one rule per row.
-        stop_token_ids: int64 `[R, S]`, the tokens that end a row's request, filled up with -1; None for none.
-        backend: "torch", "triton", or None for Triton on a GPU and torch elsewhere.
+        kind: int64 `[R]`, the row's rule: 0 threshold, 1 schedule, 2 threshold bound, 3 cumulative error, 4 fixed.
+        threshold: float32 `[R]`.
+        steps: int64 `[R]`, the most denoise steps of a block, 0 for no bound.
+        tokens_per_step: int64 `[R]`, for the rule fixed.
+        stop_token_ids: int64 `[R, S]`, the tokens that end a row's request, filled up with -1.
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
-        RuntimeError: the backend asked for cannot run here.
+        RuntimeError: the kernel cannot run here.
     """
-    device, integer = tokens.device, (torch.int64,)
+    device, integer, real = tokens.device, (torch.int64,), (torch.float32,)
     check_tensor(_NAME, "tokens", tokens, (None, None), integer, device)
     rows, block_size = tokens.shape
     if not 1 <= block_size <= MAX_BLOCK_SIZE:
         raise ValueError(f"{_NAME}: the block size is {block_size}, expected 1 to {MAX_BLOCK_SIZE}")
-    matrices = {"tokens": tokens, "masked": masked, "picked": picked, "confidence": confidence}
-    for name, matrix in matrices.items():
-        dtype = {"masked": torch.bool, "confidence": torch.float32}.get(name, torch.int64)
-        check_tensor(_NAME, name, matrix, (rows, block_size), (dtype,), device)
-        check_rows_contiguous(_NAME, name, matrix)
-    vectors = {
-        "step": step,
-        "num_masks": num_masks,
-        "rules.kind": rules.kind,
-        "rules.threshold": rules.threshold,
-        "rules.steps": rules.steps,
-        "rules.tokens_per_step": rules.tokens_per_step,
-    }
-    for name, vector in vectors.items():
-        dtype = torch.float32 if name == "rules.threshold" else torch.int64
-        check_tensor(_NAME, name, vector, (rows,), (dtype,), device)
-        check_rows_contiguous(_NAME, name, vector)
-    if stop_token_ids is not None:
-        check_tensor(_NAME, "stop_token_ids", stop_token_ids, (rows, None), integer, device)
-        check_rows_contiguous(_NAME, "stop_token_ids", stop_token_ids)
-    arguments = (tokens, masked, step, num_masks, picked, confidence, rules, stop_token_ids)
-    if resolve(_NAME, backend, device) == "torch":
-        from .reference import commit_reference
-
-        return commit_reference(*arguments)
+    check_tensor(_NAME, "masked", masked, (rows, block_size), (torch.bool,), device)
+    check_tensor(_NAME, "step", step, (rows,), integer, device)
+    check_tensor(_NAME, "num_masks", num_masks, (rows,), integer, device)
+    check_tensor(_NAME, "picked", picked, (rows, block_size), integer, device)
+    check_tensor(_NAME, "confidence", confidence, (rows, block_size), real, device)
+    check_tensor(_NAME, "kind", kind, (rows,), integer, device)
+    check_tensor(_NAME, "threshold", threshold, (rows,), real, device)
+    check_tensor(_NAME, "steps", steps, (rows,), integer, device)
+    check_tensor(_NAME, "tokens_per_step", tokens_per_step, (rows,), integer, device)
+    check_tensor(_NAME, "stop_token_ids", stop_token_ids, (rows, None), integer, device)
+    check_triton(_NAME, device.type)
     from .triton import commit_triton
 
-    return commit_triton(*arguments)
+    return commit_triton(
+        tokens,
+        masked,
+        step,
+        num_masks,
+        picked,
+        confidence,
+        kind,
+        threshold,
+        steps,
+        tokens_per_step,
+        stop_token_ids,
+    )

@@ -4,16 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .rules import BOUND_FACTOR, BOUND_MINIMUM, NO_STEP_BOUND, Rule, Rules
-
-_THRESHOLD = tl.constexpr(int(Rule.THRESHOLD))
-_SCHEDULE = tl.constexpr(int(Rule.SCHEDULE))
-_THRESHOLD_BOUND = tl.constexpr(int(Rule.THRESHOLD_BOUND))
-_CUMULATIVE_ERROR = tl.constexpr(int(Rule.CUMULATIVE_ERROR))
-_FIXED = tl.constexpr(int(Rule.FIXED))
-_NO_STEP_BOUND = tl.constexpr(NO_STEP_BOUND)
-_BOUND_MINIMUM = tl.constexpr(BOUND_MINIMUM)
-_BOUND_FACTOR = tl.constexpr(BOUND_FACTOR)
+_THRESHOLD = tl.constexpr(0)
+_SCHEDULE = tl.constexpr(1)
+_THRESHOLD_BOUND = tl.constexpr(2)
+_CUMULATIVE_ERROR = tl.constexpr(3)
+_FIXED = tl.constexpr(4)
+_BOUND_MINIMUM = tl.constexpr(0.45)
+_BOUND_FACTOR = tl.constexpr(2.0)
+_NO_STEP_BOUND = tl.constexpr(0)
 _NO_STOP = tl.constexpr(-1)
 
 
@@ -54,7 +52,7 @@ def _commit_kernel(
     threshold = tl.load(thresholds + row)
     bound = tl.load(step_bounds + row)
 
-    key = tl.where(is_masked, tl.where(p == p, p, float("inf")), -1.0)
+    key = tl.where(is_masked, tl.where(p == p, p, -1.0), -2.0)
     is_before = (key[None, :] > key[:, None]) | (
         (key[None, :] == key[:, None]) & (column[None, :] < column[:, None])
     )
@@ -85,12 +83,10 @@ def _commit_kernel(
     tl.store(step + row, done + tl.max(chosen.to(tl.int32), 0))
 
     first_mask = tl.min(tl.where(left, column, COLUMNS), 0)
-    first_stop = COLUMNS
-    if STOPS > 0:
-        stop = tl.arange(0, STOP_COLUMNS)
-        ids = tl.load(stop_token_ids + row * stops_stride + stop, mask=stop < STOPS, other=_NO_STOP)
-        is_stop = (result[:, None] == ids[None, :]) & is_column[:, None]
-        first_stop = tl.min(tl.min(tl.where(is_stop, column[:, None], COLUMNS), 1), 0)
+    stop = tl.arange(0, STOP_COLUMNS)
+    ids = tl.load(stop_token_ids + row * stops_stride + stop, mask=stop < STOPS, other=_NO_STOP)
+    is_stop = (result[:, None] == ids[None, :]) & is_column[:, None]
+    first_stop = tl.min(tl.min(tl.where(is_stop, column[:, None], COLUMNS), 1), 0)
     tl.store(finished + row, (first_mask == COLUMNS) | (first_stop < first_mask))
 
 
@@ -101,16 +97,18 @@ def commit_triton(
     num_masks: torch.Tensor,
     picked: torch.Tensor,
     confidence: torch.Tensor,
-    rules: Rules,
-    stop_token_ids: torch.Tensor | None,
+    kind: torch.Tensor,
+    threshold: torch.Tensor,
+    steps: torch.Tensor,
+    tokens_per_step: torch.Tensor,
+    stop_token_ids: torch.Tensor,
 ) -> torch.Tensor:
     """Change the blocks and return which are finished; the arguments are those of `commit`, checked there."""
     rows, block_size = tokens.shape
     finished = masked.new_empty(rows)
     if rows == 0:
         return finished
-    stops = tokens if stop_token_ids is None else stop_token_ids
-    num_stops = 0 if stop_token_ids is None else stop_token_ids.shape[1]
+    num_stops = stop_token_ids.shape[1]
     columns, stop_columns = triton.next_power_of_2(block_size), triton.next_power_of_2(max(1, num_stops))
     _commit_kernel[(rows,)](
         tokens,
@@ -119,17 +117,17 @@ def commit_triton(
         num_masks,
         picked,
         confidence,
-        rules.kind,
-        rules.threshold,
-        rules.steps,
-        rules.tokens_per_step,
-        stops,
+        kind,
+        threshold,
+        steps,
+        tokens_per_step,
+        stop_token_ids,
         finished,
         tokens.stride(0),
         masked.stride(0),
         picked.stride(0),
         confidence.stride(0),
-        stops.stride(0),
+        stop_token_ids.stride(0),
         BLOCK_SIZE=block_size,
         COLUMNS=columns,
         STOPS=num_stops,

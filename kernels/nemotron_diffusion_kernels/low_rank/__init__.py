@@ -1,5 +1,5 @@
-"""The drafter LoRA on some rows of a projection: y += scale * B(A x)."""
+"""The low-rank branch of the drafter LoRA on some rows of a projection: y += B(A x), in two steps."""
 
-from .api import add_low_rank, expand, request_rows, shrink
+from .api import expand, shrink
 
-__all__ = ["add_low_rank", "expand", "request_rows", "shrink"]
+__all__ = ["expand", "shrink"]

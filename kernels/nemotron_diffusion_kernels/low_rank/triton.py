@@ -1,8 +1,4 @@
-"""The low-rank addition in Triton.
-
-Fused, every program computes A x of its rows again before its columns of B: one launch, no exchange between
-programs. In two steps, `shrink` spreads the rank over programs and `expand` the columns.
-"""
+"""The low-rank branch in Triton: `shrink` spreads the rank over programs and `expand` the columns."""
 
 import torch
 import triton
@@ -14,102 +10,16 @@ _ROWS = 16
 _MAX_DEPTH = 128
 _TILE_BYTES = 32 << 10  # of A or B in shared memory, held several times to load ahead
 _MAX_COLUMNS = 64
-_FUSED_TILES = 4  # tiles of columns per program of the fused kernel
-_RANKS = 16  # rows of A per program of the shrinking kernel
+_RANKS = 16  # rows of A per program
 _SHRINK_DEPTH = (
     512  # few programs, so each must keep many bytes on their way; products of float32 take registers for it
 )
 
 
 @triton.jit
-def _chosen(flags, row, num_rows, ALL: tl.constexpr):
+def _chosen(flags, row, num_rows):
     is_row = row < num_rows
-    if ALL:
-        return is_row
-    else:
-        return is_row & (tl.load(flags + row, mask=is_row, other=0) != 0)
-
-
-@triton.jit
-def _shrunk(
-    x, a, row, is_chosen, rank, is_rank, depth, x_stride, a_stride, DEPTH: tl.constexpr, WIDEN: tl.constexpr
-):
-    """A x of some rows and ranks, float32."""
-    low = tl.zeros([row.shape[0], rank.shape[0]], dtype=tl.float32)
-    for start in range(0, depth, DEPTH):
-        column = start + tl.arange(0, DEPTH)
-        is_column = column < depth
-        inputs = tl.load(
-            x + row[:, None] * x_stride + column[None, :],
-            mask=is_chosen[:, None] & is_column[None, :],
-            other=0.0,
-        )
-        weights = tl.load(
-            a + rank[None, :] * a_stride + column[:, None],
-            mask=is_rank[None, :] & is_column[:, None],
-            other=0.0,
-        )
-        if WIDEN:
-            inputs, weights = inputs.to(tl.float32), weights.to(tl.float32)
-        low = tl.dot(inputs, weights, low, input_precision="ieee")
-    return low
-
-
-@triton.jit
-def _expand(
-    y, low, b, row, is_chosen, column, width, rank, is_rank, y_stride, b_stride, scale, WIDEN: tl.constexpr
-):
-    """y += scale B low for some rows and columns; `low` has the type of B."""
-    is_column = column < width
-    weights = tl.load(
-        b + column[None, :] * b_stride + rank[:, None],
-        mask=is_rank[:, None] & is_column[None, :],
-        other=0.0,
-    )
-    if WIDEN:
-        low, weights = low.to(tl.float32), weights.to(tl.float32)
-    place = y + row[:, None] * y_stride + column[None, :]
-    is_place = is_chosen[:, None] & is_column[None, :]
-    old = tl.load(place, mask=is_place, other=0.0)
-    new = old.to(tl.float32) + scale * tl.dot(low, weights, input_precision="ieee")
-    tl.store(place, new.to(old.dtype), mask=is_place)
-
-
-@triton.jit
-def _fused_kernel(
-    y,
-    x,
-    a,
-    b,
-    flags,
-    scale,
-    num_rows,
-    width,
-    depth,
-    y_stride,
-    x_stride,
-    a_stride,
-    b_stride,
-    RANK: tl.constexpr,
-    ROWS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    RANKS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TILES: tl.constexpr,
-    ALL: tl.constexpr,
-    WIDEN: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_chosen = _chosen(flags, row, num_rows, ALL)
-    if tl.max(is_chosen.to(tl.int32), 0) == 0:
-        return
-    rank = tl.arange(0, RANKS).to(tl.int64)
-    is_rank = rank < RANK
-    low = _shrunk(x, a, row, is_chosen, rank, is_rank, depth, x_stride, a_stride, DEPTH, WIDEN)
-    low = low.to(b.dtype.element_ty)
-    for tile in range(0, TILES):
-        column = ((tl.program_id(1) * TILES + tile) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
-        _expand(y, low, b, row, is_chosen, column, width, rank, is_rank, y_stride, b_stride, scale, WIDEN)
+    return is_row & (tl.load(flags + row, mask=is_row, other=0) != 0)
 
 
 @triton.jit
@@ -126,16 +36,30 @@ def _shrink_kernel(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     RANKS: tl.constexpr,
-    ALL: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_chosen = _chosen(flags, row, num_rows, ALL)
+    is_chosen = _chosen(flags, row, num_rows)
     rank = (tl.program_id(1) * RANKS + tl.arange(0, RANKS)).to(tl.int64)
     is_rank = rank < RANK
     low = tl.zeros([ROWS, RANKS], dtype=tl.float32)
     if tl.max(is_chosen.to(tl.int32), 0) != 0:
-        low = _shrunk(x, a, row, is_chosen, rank, is_rank, depth, x_stride, a_stride, DEPTH, WIDEN)
+        for start in range(0, depth, DEPTH):
+            column = start + tl.arange(0, DEPTH)
+            is_column = column < depth
+            inputs = tl.load(
+                x + row[:, None] * x_stride + column[None, :],
+                mask=is_chosen[:, None] & is_column[None, :],
+                other=0.0,
+            )
+            weights = tl.load(
+                a + rank[None, :] * a_stride + column[:, None],
+                mask=is_rank[None, :] & is_column[:, None],
+                other=0.0,
+            )
+            if WIDEN:
+                inputs, weights = inputs.to(tl.float32), weights.to(tl.float32)
+            low = tl.dot(inputs, weights, low, input_precision="ieee")
     tl.store(
         out + row[:, None] * RANK + rank[None, :], low, mask=(row < num_rows)[:, None] & is_rank[None, :]
     )
@@ -147,7 +71,6 @@ def _expand_kernel(
     low,
     b,
     flags,
-    scale,
     num_rows,
     width,
     y_stride,
@@ -157,11 +80,10 @@ def _expand_kernel(
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    ALL: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_chosen = _chosen(flags, row, num_rows, ALL)
+    is_chosen = _chosen(flags, row, num_rows)
     if tl.max(is_chosen.to(tl.int32), 0) == 0:
         return
     rank = tl.arange(0, RANKS).to(tl.int64)
@@ -172,7 +94,19 @@ def _expand_kernel(
         other=0.0,
     ).to(b.dtype.element_ty)
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
-    _expand(y, small, b, row, is_chosen, column, width, rank, is_rank, y_stride, b_stride, scale, WIDEN)
+    is_column = column < width
+    weights = tl.load(
+        b + column[None, :] * b_stride + rank[:, None],
+        mask=is_rank[:, None] & is_column[None, :],
+        other=0.0,
+    )
+    if WIDEN:
+        small, weights = small.to(tl.float32), weights.to(tl.float32)
+    place = y + row[:, None] * y_stride + column[None, :]
+    is_place = is_chosen[:, None] & is_column[None, :]
+    old = tl.load(place, mask=is_place, other=0.0)
+    new = old.to(tl.float32) + tl.dot(small, weights, input_precision="ieee")
+    tl.store(place, new.to(old.dtype), mask=is_place)
 
 
 def _widens(like: torch.Tensor) -> bool:
@@ -185,48 +119,7 @@ def _fitting(most: int, ranks: int, like: torch.Tensor) -> int:
     return max(16, min(most, _TILE_BYTES // (ranks * like.element_size())))
 
 
-def add_low_rank_triton(
-    y: torch.Tensor,
-    x: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale: float,
-    rows: torch.Tensor | None,
-) -> None:
-    """Change y; the arguments are those of `add_low_rank`, checked there."""
-    num_rows, width = y.shape
-    if num_rows == 0 or width == 0:
-        return
-    ranks = max(16, triton.next_power_of_2(a.shape[0]))
-    columns = _fitting(_MAX_COLUMNS, ranks, b)
-    grid = (triton.cdiv(num_rows, _ROWS), triton.cdiv(width, columns * _FUSED_TILES))
-    _fused_kernel[grid](
-        y,
-        x,
-        a,
-        b,
-        rows,
-        scale,
-        num_rows,
-        width,
-        x.shape[1],
-        y.stride(0),
-        x.stride(0),
-        a.stride(0),
-        b.stride(0),
-        RANK=a.shape[0],
-        ROWS=_ROWS,
-        DEPTH=_fitting(_MAX_DEPTH, ranks, a),
-        RANKS=ranks,
-        COLUMNS=columns,
-        TILES=_FUSED_TILES,
-        ALL=rows is None,
-        WIDEN=_widens(y),
-        num_warps=4,
-    )
-
-
-def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return A x; the arguments are those of `shrink`, checked there."""
     num_rows, rank = x.shape[0], a.shape[0]
     out = x.new_empty((num_rows, rank), dtype=torch.float32)
@@ -246,16 +139,13 @@ def shrink_triton(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -
         ROWS=_ROWS,
         DEPTH=_fitting(min(most, triton.next_power_of_2(x.shape[1])), _RANKS, a),
         RANKS=_RANKS,
-        ALL=rows is None,
         WIDEN=_widens(x),
         num_warps=4,
     )
     return out
 
 
-def expand_triton(
-    y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: float, rows: torch.Tensor | None
-) -> None:
+def expand_triton(y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
     """Change y; the arguments are those of `expand`, checked there."""
     num_rows, width = y.shape
     if num_rows == 0 or width == 0:
@@ -267,7 +157,6 @@ def expand_triton(
         low,
         b,
         rows,
-        scale,
         num_rows,
         width,
         y.stride(0),
@@ -277,7 +166,6 @@ def expand_triton(
         ROWS=_ROWS,
         RANKS=ranks,
         COLUMNS=columns,
-        ALL=rows is None,
         WIDEN=_widens(y),
         num_warps=4,
     )

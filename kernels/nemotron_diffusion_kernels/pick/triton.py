@@ -1,16 +1,39 @@
-"""Picking in Triton: a kernel over tiles of the vocabulary and one that merges the tiles of a row."""
+"""Picking in Triton: a kernel over tiles of the vocabulary and one that merges the tiles of a row.
+
+The noise of a drawn row is computed in registers, from splitmix64's mixing of seed, position, step and id.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
-from ..noise.triton import gumbel, noise_key
-from .api import Picked, Sampling
-from .shards import FIELDS, NO_ID
-
 _TILE = 4096
-_NO_ID = tl.constexpr(NO_ID)
-_FIELDS = tl.constexpr(FIELDS)
+_NO_ID = tl.constexpr(2**31 - 1)
+_GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+_FIRST = tl.constexpr(0xBF58476D1CE4E5B9)
+_SECOND = tl.constexpr(0x94D049BB133111EB)
+
+
+@triton.jit
+def _mix(value):
+    value = (value ^ (value >> 30)) * _FIRST
+    value = (value ^ (value >> 27)) * _SECOND
+    return value ^ (value >> 31)
+
+
+@triton.jit
+def noise_key(seed, position, step):
+    """The key of a row from three int64."""
+    key = _mix(seed.to(tl.uint64, bitcast=True) + _GOLDEN)
+    key = _mix(key ^ (position + 1).to(tl.uint64, bitcast=True) * _GOLDEN)
+    return _mix(key ^ (step + 1).to(tl.uint64, bitcast=True) * _GOLDEN)
+
+
+@triton.jit
+def uniform(key, token):
+    """float64 in (0, 1) for int64 token ids."""
+    bits = _mix(key + (token + 1).to(tl.uint64, bitcast=True) * _GOLDEN) >> 12
+    return (bits.to(tl.int64, bitcast=True).to(tl.float64) + 0.5) * (2.0**-52)
 
 
 @triton.jit
@@ -27,37 +50,34 @@ def _best(score, value, token, is_candidate, DRAWN: tl.constexpr):
     return best, best_id, best_value
 
 
-@triton.jit(do_not_specialize=["mask_token_id", "vocab_start"])
+@triton.jit(do_not_specialize=["mask_token_id"])
 def _tile_kernel(
     logits,
     temperature,
     seeds,
     positions,
     steps,
-    scores,  # float64 [N, tiles, 2], of drawn rows only
-    values,  # float32 [N, tiles, 2]
+    scores,  # float64 [N, tiles], of drawn rows only
+    values,  # float32 [N, tiles]
     sums,  # float32 [N, tiles, 2]: highest value, sum of exp(value - highest)
-    ids,  # int32 [N, tiles, 2]
+    ids,  # int32 [N, tiles]
     row_stride,
-    columns,
+    vocabulary,
     mask_token_id,
-    vocab_start,
     TILE: tl.constexpr,
     WHOLE: tl.constexpr,  # the last tile is full too
-    WITH_SECOND: tl.constexpr,
     DRAWN: tl.constexpr,
 ):
     tile = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
-    column = tile * TILE + tl.arange(0, TILE)
-    token = vocab_start + column
+    token = tile * TILE + tl.arange(0, TILE)
     is_candidate = token != mask_token_id
     if WHOLE:
-        raw = tl.load(logits + row * row_stride + column).to(tl.float32)
+        raw = tl.load(logits + row * row_stride + token).to(tl.float32)
     else:
-        is_token = column < columns
+        is_token = token < vocabulary
         is_candidate &= is_token
-        raw = tl.load(logits + row * row_stride + column, mask=is_token, other=float("-inf")).to(tl.float32)
+        raw = tl.load(logits + row * row_stride + token, mask=is_token, other=float("-inf")).to(tl.float32)
     value = tl.where(raw == raw, raw, float("-inf"))
     score = value
     if DRAWN:
@@ -65,32 +85,25 @@ def _tile_kernel(
         degree = tl.load(temperature + row).to(tl.float64)
         if degree > 0:
             key = noise_key(tl.load(seeds + row), tl.load(positions + row), tl.load(steps + row))
-            score += degree * gumbel(key, token.to(tl.int64))
+            score -= degree * tl.log(-tl.log(uniform(key, token.to(tl.int64))))
     best, best_id, best_value = _best(score, value, token, is_candidate, DRAWN)
 
-    slot = (row * tl.num_programs(0) + tile) * 2
     if DRAWN:
         highest = tl.max(value, 0)
     else:
-        left_out = mask_token_id - vocab_start
-        is_here = (left_out >= tile * TILE) & (left_out < tl.minimum((tile + 1) * TILE, columns))
-        other = tl.load(logits + row * row_stride + left_out, mask=is_here, other=float("-inf")).to(
+        is_here = (mask_token_id >= tile * TILE) & (mask_token_id < (tile + 1) * TILE)
+        other = tl.load(logits + row * row_stride + mask_token_id, mask=is_here, other=float("-inf")).to(
             tl.float32
         )
         highest = tl.maximum(best, tl.where(other == other, other, float("-inf")))
     shift = tl.where(highest == float("-inf"), 0.0, highest)
-    tl.store(sums + slot, highest)
-    tl.store(sums + slot + 1, tl.sum(tl.exp(raw - shift), 0))
+    slot = row * tl.num_programs(0) + tile
+    tl.store(sums + slot * 2, highest)
+    tl.store(sums + slot * 2 + 1, tl.sum(tl.exp(raw - shift), 0))
     tl.store(ids + slot, best_id)
     tl.store(values + slot, best_value)
     if DRAWN:
         tl.store(scores + slot, best)
-    if WITH_SECOND:
-        best, best_id, best_value = _best(score, value, token, is_candidate & (token != best_id), DRAWN)
-        tl.store(ids + slot + 1, best_id)
-        tl.store(values + slot + 1, best_value)
-        if DRAWN:
-            tl.store(scores + slot + 1, best)
 
 
 @triton.jit(do_not_specialize=["num_tiles"])
@@ -101,21 +114,16 @@ def _merge_kernel(
     ids,
     tokens,  # int64 [N]
     confidence,  # float32 [N]
-    second_tokens,
-    second_confidence,
-    partials,  # float64 [N, FIELDS], of a shard instead of the four above
     num_tiles,
     TILES: tl.constexpr,
-    WITH_SECOND: tl.constexpr,
     DRAWN: tl.constexpr,
-    SHARD: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
     is_tile = tile < num_tiles
-    slot = (row * num_tiles + tile) * 2
-    highest = tl.load(sums + slot, mask=is_tile, other=float("-inf"))
-    total = tl.load(sums + slot + 1, mask=is_tile, other=0.0)
+    slot = row * num_tiles + tile
+    highest = tl.load(sums + slot * 2, mask=is_tile, other=float("-inf"))
+    total = tl.load(sums + slot * 2 + 1, mask=is_tile, other=0.0)
     value = tl.load(values + slot, mask=is_tile, other=float("-inf"))
     best_id = tl.load(ids + slot, mask=is_tile, other=_NO_ID)
     score = value
@@ -127,90 +135,42 @@ def _merge_kernel(
     # a tile of -inf alone was summed with the shift 0 and has the sum 0, whatever its weight
     normalizer = tl.sum(total * tl.where(highest == float("-inf"), 1.0, tl.exp(highest - shift)), 0)
 
-    best, token, best_value = _best(score, value, best_id, is_tile, DRAWN)
-    if SHARD:
-        field = partials + row * _FIELDS
-        tl.store(field, best.to(tl.float64))
-        tl.store(field + 1, token.to(tl.float64))
-        tl.store(field + 2, best_value.to(tl.float64))
-        tl.store(field + 6, peak.to(tl.float64))
-        tl.store(field + 7, normalizer.to(tl.float64))
-    else:
-        tl.store(tokens + row, token.to(tl.int64))
-        tl.store(confidence + row, tl.exp(best_value - shift) / normalizer)
-    if WITH_SECOND:
-        is_winner = best_id == token
-        value = tl.where(is_winner, tl.load(values + slot + 1, mask=is_tile, other=float("-inf")), value)
-        rival = value
-        if DRAWN:
-            rival = tl.where(is_winner, tl.load(scores + slot + 1, mask=is_tile, other=float("-inf")), score)
-        rival_id = tl.where(is_winner, tl.load(ids + slot + 1, mask=is_tile, other=_NO_ID), best_id)
-        best, token, best_value = _best(rival, value, rival_id, is_tile, DRAWN)
-        if not SHARD:
-            tl.store(second_tokens + row, token.to(tl.int64))
-            tl.store(second_confidence + row, tl.exp(best_value - shift) / normalizer)
-    if SHARD:
-        tl.store(field + 3, best.to(tl.float64))
-        tl.store(field + 4, token.to(tl.float64))
-        tl.store(field + 5, best_value.to(tl.float64))
+    _, token, best_value = _best(score, value, best_id, is_tile, DRAWN)
+    tl.store(tokens + row, token.to(tl.int64))
+    tl.store(confidence + row, tl.exp(best_value - shift) / normalizer)
 
 
 def pick_triton(
-    logits: torch.Tensor, mask_token_id: int | None, with_second: bool, sampling: Sampling | None
-) -> Picked:
-    """Return what the rows pick; the arguments are those of `pick`, checked there."""
-    rows = logits.shape[0]
-    tokens, second_tokens = (logits.new_empty(rows, dtype=torch.int64) for _ in range(2))
-    confidence, second_confidence = (logits.new_empty(rows, dtype=torch.float32) for _ in range(2))
-    outputs = (tokens, confidence, second_tokens, second_confidence, None)
-    _launch(logits, mask_token_id, 0, with_second, sampling, outputs)
-    return Picked(tokens, confidence, *((second_tokens, second_confidence) if with_second else ()))
-
-
-def pick_shard_triton(
     logits: torch.Tensor,
     mask_token_id: int | None,
-    vocab_start: int,
-    with_second: bool,
-    sampling: Sampling | None,
-) -> torch.Tensor:
-    """Return a shard's fields; the arguments are those of `pick_shard`, checked there."""
-    partials = logits.new_empty((logits.shape[0], FIELDS), dtype=torch.float64)
-    _launch(logits, mask_token_id, vocab_start, with_second, sampling, (None, None, None, None, partials))
-    return partials
-
-
-def _launch(
-    logits: torch.Tensor,
-    mask_token_id: int | None,
-    vocab_start: int,
-    with_second: bool,
-    sampling: Sampling | None,
-    outputs: tuple[torch.Tensor | None, ...],
-) -> None:
-    rows, columns = logits.shape
+    temperature: torch.Tensor | None,
+    noise: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens and confidences; the arguments are those of `pick`, checked there."""
+    rows, vocabulary = logits.shape
+    tokens = logits.new_empty(rows, dtype=torch.int64)
+    confidence = logits.new_empty(rows, dtype=torch.float32)
     if rows == 0:
-        return
-    tiles = max(1, triton.cdiv(columns, _TILE))
-    values, sums = (logits.new_empty((rows, tiles, 2), dtype=torch.float32) for _ in range(2))
-    ids = logits.new_empty((rows, tiles, 2), dtype=torch.int32)
-    scores = None if sampling is None else logits.new_empty((rows, tiles, 2), dtype=torch.float64)
-    drawn = (None,) * 4 if sampling is None else (sampling.temperature, *sampling.noise)
+        return tokens, confidence
+    tiles, is_drawn = triton.cdiv(vocabulary, _TILE), temperature is not None
+    values = logits.new_empty((rows, tiles), dtype=torch.float32)
+    sums = logits.new_empty((rows, tiles, 2), dtype=torch.float32)
+    ids = logits.new_empty((rows, tiles), dtype=torch.int32)
+    scores = logits.new_empty((rows, tiles), dtype=torch.float64) if is_drawn else None
     _tile_kernel[(tiles, rows)](
         logits,
-        *drawn,
+        temperature,
+        *(noise or (None, None, None)),
         scores,
         values,
         sums,
         ids,
         logits.stride(0),
-        columns,
+        vocabulary,
         -1 if mask_token_id is None else mask_token_id,
-        vocab_start,
         TILE=_TILE,
-        WHOLE=columns > 0 and columns % _TILE == 0,
-        WITH_SECOND=with_second,
-        DRAWN=sampling is not None,
+        WHOLE=vocabulary % _TILE == 0,
+        DRAWN=is_drawn,
         num_warps=8,
     )
     _merge_kernel[(rows,)](
@@ -218,11 +178,11 @@ def _launch(
         values,
         sums,
         ids,
-        *outputs,
+        tokens,
+        confidence,
         tiles,
         TILES=triton.next_power_of_2(tiles),
-        WITH_SECOND=with_second,
-        DRAWN=sampling is not None,
-        SHARD=outputs[-1] is not None,
+        DRAWN=is_drawn,
         num_warps=1,
     )
+    return tokens, confidence

@@ -12,7 +12,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.runtime_context import get_parallel
 
-from nemotron_diffusion_kernels.backends import resolve
+from nemotron_diffusion_kernels.backends import check_triton
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.block_attention.api import HEAD_SIZES
 from nemotron_diffusion_kernels.block_attention.tiling import MAX_QUERY_LENGTH
@@ -49,7 +49,7 @@ class BlockAttentionBackend(TritonAttnBackend):
 
     def __init__(self, model_runner: Any, *arguments: Any, **keywords: Any) -> None:
         device = torch.device(model_runner.device)
-        resolve(f"attention_backend '{NAME}'", "triton", device)
+        check_triton(f"attention_backend '{NAME}'", device.type)
         reason = problem(model_runner)
         if reason is not None:
             raise ValueError(f"attention_backend: got '{NAME}', {reason}; use --attention-backend triton")
@@ -120,7 +120,6 @@ class BlockAttentionBackend(TritonAttnBackend):
             key_scale=1.0 if layer.k_scale is None else layer.k_scale_float,
             value_scale=1.0 if layer.v_scale is None else layer.v_scale_float,
             out=output,
-            backend="triton",
         )
         return output.view(len(output), -1)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
-from nemotron_diffusion_plugin.settings import check_kernels
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of

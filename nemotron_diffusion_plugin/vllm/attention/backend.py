@@ -175,7 +175,6 @@ class BlockAttentionImpl(AttentionImpl[BlockMetadata]):
                 value_scale=layer._v_scale_float if self.is_fp8 else 1.0,
                 out=output[part.rows],
                 tiling=attn_metadata.tiling,
-                backend="triton",
             )
         return output
 

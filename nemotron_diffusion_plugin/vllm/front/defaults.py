@@ -10,9 +10,10 @@ from nemotron_diffusion_patches.vllm import request_validation, response_counts
 from nemotron_diffusion_patches.vllm import span_attributes as span_attributes_patch
 from nemotron_diffusion_plugin.auto.requests import describe
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
-from nemotron_diffusion_plugin.settings import ServerSettings, check_kernels
+from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.front import admission, metrics
 from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, device_name, uses_block_speculator
 from nemotron_diffusion_plugin.vllm.log import logger

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.attention_reference import block_attention_reference
 from nemotron_diffusion_kernels.block_attention import Tiling, block_attention
-from nemotron_diffusion_kernels.block_attention.reference import block_attention_reference
 
 SMALL = Tiling(rows=16, keys=16, split_length=32, warps=4, stages=2)
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -83,15 +83,14 @@ def attend(batch: Batch, tiling: Tiling | None = SMALL, **options) -> torch.Tens
         "out": torch.full_like(batch.query, torch.nan),
         **options,
     }
-    return block_attention(*batch.tensors, tiling=tiling, backend="triton", **arguments)
+    return block_attention(*batch.tensors, tiling=tiling, **arguments)
 
 
 def expected(batch: Batch, scale: float | None = None, **options) -> torch.Tensor:
     """The reference in float64 on the CPU."""
     tensors = [tensor.cpu() for tensor in batch.tensors]
-    tensors[0] = tensors[0].double()
     scale = batch.query.shape[2] ** -0.5 if scale is None else scale
-    return block_attention_reference(*tensors, scale, compute_dtype=torch.float64, **options)
+    return block_attention_reference(*tensors, scale, **options)
 
 
 def assert_matches(batch: Batch, result: torch.Tensor, **options) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nemotron_diffusion_kernels.block_attention import Tiling, block_attention, default_tiling
 from nemotron_diffusion_kernels.block_attention import triton as kernels
+from nemotron_diffusion_plugin.reference import masks
 from tests.kernels.block_attention.paged import SMALL, assert_matches, attend, expected, make_batch
 
 
@@ -61,6 +62,16 @@ def test_more_splits_than_are_merged_at_a_time(device):
     tiling = Tiling(rows=16, keys=16, split_length=16, warps=4, stages=2)
     batch = make_batch([2, 3], [16 * 16 + 1, 16 * 33], [True, False], heads=(2, 1), device=device)
     assert_matches(batch, attend(batch, tiling))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, behind the interpreter
+def test_tiles_that_no_row_of_a_program_sees_are_skipped(device):
+    batch = make_batch([64], [64], [True], heads=(1, 1), device=device)
+    for pages in (batch.key_pages, batch.value_pages):
+        pages[batch.page_table[0, 2:].long()] = torch.nan
+    result = attend(batch, Tiling(rows=32, keys=16, split_length=32, warps=4, stages=2))
+    assert result[:32].isfinite().all()
+    assert result[32:].isnan().all()
 
 
 def test_a_block_across_a_split(device):
@@ -269,10 +280,28 @@ def test_any_batch_matches_the_reference(data):
     assert_matches(batch, attend(batch, tiling))
 
 
-def test_torch_is_the_backend_of_a_cpu():
-    batch = make_batch([4, 0, 3], [37, 4, 20], [True, True, False])
-    result = block_attention(*batch.tensors, max_query_length=4, max_seq_length=37)
-    torch.testing.assert_close(result.double(), expected(batch), rtol=1e-5, atol=1e-5)
+def visible_attention(batch, visible):
+    """Attention of the only request of a batch under an explicit mask, in float64."""
+    length, page_size = int(batch.seq_lens[0]), batch.key_pages.shape[1]
+    group = batch.query.shape[1] // batch.key_pages.shape[2]
+    token = torch.arange(length)
+    page = batch.page_table[0].long().cpu()[token // page_size]
+    keys, values = (
+        part.cpu().double()[page, token % page_size].repeat_interleave(group, dim=1).transpose(0, 1)
+        for part in (batch.key_pages, batch.value_pages)
+    )
+    query = batch.query.cpu().double().transpose(0, 1)
+    attended = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+    return attended.transpose(0, 1)
+
+
+@pytest.mark.parametrize("cached", [0, 21])
+def test_the_two_views_are_the_masks_of_the_reference_decoder(cached, device):
+    for is_causal, mask in ((True, masks.causal), (False, masks.bidirectional)):
+        batch = make_batch([12], [cached + 12], [is_causal], heads=(2, 1), device=device)
+        wanted = visible_attention(batch, mask(12, cached))
+        torch.testing.assert_close(attend(batch).cpu().double(), wanted, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(expected(batch), wanted)
 
 
 BROKEN = {
@@ -296,7 +325,6 @@ BROKEN = {
     "max_query_length is 65, expected 1 to 64": {"max_query_length": 65},
     "max_seq_length is 999, expected 0 to 48": {"max_seq_length": 999},
     "out is float16": {"out": torch.zeros(3, 4, 32, dtype=torch.float16)},
-    "got backend 'cuda'": {"backend": "cuda"},
 }
 
 
@@ -308,11 +336,13 @@ def test_wrong_arguments_say_what_is_wrong(message):
         block_attention(**arguments)
 
 
-def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+def test_a_kernel_that_cannot_run_is_refused(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     batch = make_batch([3], [40], [True])
-    with pytest.raises(RuntimeError, match=r"needs tensors on a GPU, got cpu; use backend='torch'"):
-        block_attention(*batch.tensors, max_query_length=3, max_seq_length=40, backend="triton")
+    with pytest.raises(
+        RuntimeError, match=r"block_attention: .* needs tensors on a GPU, got cpu; set TRITON_IN"
+    ):
+        block_attention(*batch.tensors, max_query_length=3, max_seq_length=40)
 
 
 def test_tilings_are_checked():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron_diffusion_kernels.commit import Rule, Rules, commit
+from nemotron_diffusion_kernels.commit import commit
 from nemotron_diffusion_plugin.options import CommitRule, DecodingOptions
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
@@ -25,25 +25,31 @@ class Step:
     num_masks: torch.Tensor
     picked: torch.Tensor
     confidence: torch.Tensor
-    rules: Rules
-    stop_token_ids: torch.Tensor | None = None
+    rules: CommitRules
+    stop_token_ids: torch.Tensor
 
-    def run(self, backend, device="cpu"):
-        """The state after the step on `backend`: tokens, masked, step, finished, all on the CPU."""
-        values = {
-            name: value.clone().to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        values["rules"] = Rules(*(value.to(device) for value in dataclasses.astuple(self.rules)))
-        finished = commit(**values, backend=backend)
-        return [values[name].cpu() for name in ("tokens", "masked", "step")] + [finished.cpu()]
+    def on(self, device):
+        """The arguments of the kernel, copies on a device."""
+        tensors = {name: value for name, value in vars(self).items() if name != "rules"}
+        return {name: value.clone().to(device) for name, value in {**tensors, **vars(self.rules)}.items()}
+
+    def by_kernel(self, device):
+        """The state after the step: tokens, masked, step, finished, all on the CPU."""
+        values = self.on(device)
+        finished = commit(**values)
+        return [*(values[name].cpu() for name in ("tokens", "masked", "step")), finished.cpu()]
+
+    def by_rules(self):
+        """The same by the rules."""
+        length = torch.full_like(self.step, self.tokens.shape[1])
+        block = BlockState(self.tokens.clone(), self.masked.clone(), length, self.step.clone())
+        block.commit(self.picked, choose(self.confidence, self.masked, self.step, self.num_masks, self.rules))
+        is_stop = (block.tokens[:, :, None] == self.stop_token_ids[:, None]).any(dim=2)
+        finished = block.finished | ends_block(block.tokens, block.masked, is_stop & ~block.masked)
+        return [block.tokens, block.masked, block.step, finished]
 
 
-def rules_of(options):
-    return Rules(**vars(CommitRules.of(options)))
-
-
-def random_step(rows, block_size, options, seed=0, stops=True, levels=None):
+def random_step(rows, block_size, options, seed=0, levels=None):
     generator = torch.Generator().manual_seed(seed)
     masked = torch.rand(rows, block_size, generator=generator) < 0.7
     masked[0] = False
@@ -52,7 +58,6 @@ def random_step(rows, block_size, options, seed=0, stops=True, levels=None):
     if levels is not None:
         confidence = (confidence * levels).round() / levels
     num_masks = torch.maximum(masked.sum(1), torch.randint(0, block_size + 1, (rows,), generator=generator))
-    stop_token_ids = torch.tensor([[STOP, -1], [-1, -1], [3, STOP]])[torch.arange(rows) % 3]
     return Step(
         tokens,
         masked,
@@ -60,8 +65,8 @@ def random_step(rows, block_size, options, seed=0, stops=True, levels=None):
         num_masks,
         torch.randint(0, 50, (rows, block_size), generator=generator),
         confidence,
-        rules_of([options[row % len(options)] for row in range(rows)]),
-        stop_token_ids if stops else None,
+        CommitRules.of([options[row % len(options)] for row in range(rows)]),
+        torch.tensor([[STOP, -1], [-1, -1], [3, STOP]])[torch.arange(rows) % 3],
     )
 
 
@@ -72,38 +77,45 @@ def assert_same(left, right):
 
 
 EVERY_RULE = [
-    DecodingOptions(commit_rule=rule, threshold=threshold, denoising_steps=steps)
+    DecodingOptions(commit_rule=rule, threshold=threshold, denoising_steps=steps, tokens_per_step=2)
     for rule in CommitRule
     for threshold, steps in ((0.6, None), (0.9, 5))
 ]
 
 
-def test_rules_have_the_numbers_of_the_plugin():
-    assert [rule.name for rule in Rule] == [rule.name for rule in CommitRule]
-    assert list(Rule) == list(range(len(CommitRule)))
-
-
 @pytest.mark.parametrize("block_size", [1, 2, 7, 32, 33])
-def test_matches_the_reference(block_size, device):
-    for seed in range(2):
-        step = random_step(10, block_size, EVERY_RULE, seed=seed, stops=seed == 0)
-        assert_same(step.run("triton", device), step.run("torch"))
+def test_matches_the_rules(block_size, device):
+    for seed, levels in ((0, None), (1, 8)):
+        step = random_step(20, block_size, EVERY_RULE, seed, levels)
+        assert_same(step.by_kernel(device), step.by_rules())
 
 
-def test_matches_the_plugin(device):
-    step = random_step(20, 12, EVERY_RULE, levels=8)
-    block = BlockState(step.tokens.clone(), step.masked.clone(), torch.full((20,), 12), step.step.clone())
-    rules = CommitRules(*dataclasses.astuple(step.rules))
-    block.commit(step.picked, choose(step.confidence, block.masked, block.step, step.num_masks, rules))
-    is_stop = (block.tokens[:, :, None] == step.stop_token_ids[:, None]).any(dim=2)
-    finished = block.finished | ends_block(block.tokens, block.masked, is_stop)
-    for backend in ("torch", "triton"):
-        result = step.run(backend, device if backend == "triton" else "cpu")
-        assert_same(result, [block.tokens, block.masked, block.step, finished])
+def test_products_that_meet_the_threshold_to_the_last_bit(device):
+    """As long as a block, each factor near 1, and thresholds at the product and just above it."""
+    rows = 64
+    step = random_step(rows, 32, [DecodingOptions(commit_rule=CommitRule.CUMULATIVE_ERROR)])
+    step.masked[:], step.num_masks[:] = True, 32
+    step.confidence = 0.99 + 0.01 * torch.rand(rows, 32, generator=torch.Generator().manual_seed(3))
+    exact = step.confidence.double().sort(dim=1, descending=True).values.cumprod(dim=1).float()
+    at = exact[torch.arange(rows), torch.arange(rows) // 2]
+    step.rules.threshold = torch.where(torch.arange(rows) % 2 == 0, at, at.nextafter(torch.ones(())))
+    result = step.by_kernel(device)
+    assert_same(result, step.by_rules())
+    taken = 32 - result[1].sum(dim=1)
+    assert torch.equal(taken, (torch.arange(rows) // 2 + 1 - torch.arange(rows) % 2).clamp(min=1))
 
 
-def one_row(confidence, rule, *, stop=None, picked=None, **options):
-    """Tokens and finished of one row on the Triton backend; None marks a position that is not masked."""
+def test_confidences_at_the_bound_of_their_place(device):
+    step = random_step(31, 32, [DecodingOptions(commit_rule=CommitRule.THRESHOLD_BOUND, threshold=1.0)])
+    step.masked[:], step.num_masks[:] = True, 32
+    needed = (1.0 - 2.0 / (torch.arange(32) + 2)).clamp(min=0.45)
+    for near in (needed, needed.nextafter(torch.ones(())), needed.nextafter(torch.zeros(()))):
+        step.confidence = near[:31, None].repeat(1, 32).tril()
+        assert_same(step.by_kernel(device), step.by_rules())
+
+
+def one_row(confidence, rule, *, stop=-1, picked=None, **options):
+    """Tokens and finished of one row; None marks a position that is not masked."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     masked = torch.tensor([[value is not None for value in confidence]])
     step = Step(
@@ -113,10 +125,10 @@ def one_row(confidence, rule, *, stop=None, picked=None, **options):
         masked.sum(1),
         torch.tensor([picked or list(range(10, 10 + len(confidence)))]),
         torch.tensor([[0.99 if value is None else value for value in confidence]]),
-        rules_of([DecodingOptions(commit_rule=rule, **options)]),
-        None if stop is None else torch.tensor([[stop]]),
+        CommitRules.of([DecodingOptions(commit_rule=rule, **options)]),
+        torch.tensor([[stop]]),
     )
-    tokens, _, _, finished = step.run("triton", device)
+    tokens, _, _, finished = step.by_kernel(device)
     return tokens[0].tolist(), finished.item()
 
 
@@ -141,15 +153,17 @@ def test_the_mask_id_as_a_stop_token_of_a_masked_position_does_not_finish():
     assert one_row([None, 0.1, 0.2], CommitRule.THRESHOLD, stop=MASK) == ([1, MASK, 12], False)
 
 
-def test_a_confidence_that_is_nan_still_ends_the_block(device):
-    step = random_step(10, 8, EVERY_RULE)
+def test_a_confidence_that_is_nan_commits_last_and_the_block_still_ends(device):
+    step = random_step(20, 8, EVERY_RULE)
     step.confidence[:, ::2] = torch.nan
     for _ in range(8):
-        before = step.masked.sum(1)
-        result = step.run("triton", device)
-        assert_same(result, step.run("torch"))
+        before = step.masked
+        result = step.by_kernel(device)
+        assert_same(result, step.by_rules())
         step.tokens, step.masked, step.step = result[:3]
-        assert ((step.masked.sum(1) < before) | (before == 0)).all()
+        assert torch.equal((before & ~step.masked).any(dim=1), before.any(dim=1))
+        waits = (step.masked & ~step.confidence.isnan()).any(dim=1)
+        assert not (before & ~step.masked & step.confidence.isnan())[waits].any()
     assert not step.masked.any()
 
 
@@ -162,56 +176,38 @@ def test_every_stop_token_counts(place, device):
     step.stop_token_ids = torch.full((2, 100), -1)
     for stop, finished in ((int(step.tokens[1, 0]), True), (10**6, False)):
         step.stop_token_ids[1, place] = stop
-        assert step.run("triton", device)[3].tolist() == [True, finished]
+        assert step.by_kernel(device)[3].tolist() == [True, finished]
 
 
 def test_no_rows_and_no_stop_tokens(device):
     step = random_step(1, 4, EVERY_RULE)
-    empty = Step(
-        *(value[:0] for value in list(vars(step).values())[:6]),
-        Rules(*(value[:0] for value in dataclasses.astuple(step.rules))),
-        torch.empty(0, 3, dtype=torch.int64),
-    )
-    assert empty.run("triton", device)[3].shape == (0,)
+    empty = {name: value[:0] for name, value in step.on(device).items()}
+    assert commit(**empty).shape == (0,)
     step.stop_token_ids = torch.empty(1, 0, dtype=torch.int64)
-    assert_same(step.run("triton", device), step.run("torch"))
+    assert_same(step.by_kernel(device), step.by_rules())
 
 
 def test_rows_of_wider_buffers(device):
     step = random_step(6, 9, EVERY_RULE, seed=4)
-    wanted = step.run("torch")
-    wide = {}
+    values, wide = step.on(device), {}
     for name in ("tokens", "masked", "picked", "confidence"):
-        value = getattr(step, name).to(device)
-        buffer = torch.zeros(6, 40, dtype=value.dtype, device=device)
-        buffer[:, 11:20] = value
-        wide[name] = buffer
-    count = step.step.to(device)
-    finished = commit(
-        wide["tokens"][:, 11:20],
-        wide["masked"][:, 11:20],
-        count,
-        step.num_masks.to(device),
-        wide["picked"][:, 11:20],
-        wide["confidence"][:, 11:20],
-        Rules(*(value.to(device) for value in dataclasses.astuple(step.rules))),
-        step.stop_token_ids.to(device),
-        backend="triton",
-    )
-    assert_same(
-        [wide["tokens"][:, 11:20].cpu(), wide["masked"][:, 11:20].cpu(), count.cpu(), finished.cpu()], wanted
-    )
+        wide[name] = torch.zeros(6, 40, dtype=values[name].dtype, device=device)
+        wide[name][:, 11:20] = values[name]
+        values[name] = wide[name][:, 11:20]
+    finished = commit(**values)
+    result = [values["tokens"], values["masked"], values["step"], finished]
+    assert_same([value.cpu() for value in result], step.by_rules())
     assert not wide["tokens"][:, :11].any()
     assert not wide["tokens"][:, 20:].any()
 
 
 def test_every_output_is_written(device, monkeypatch):
     step = random_step(6, 9, EVERY_RULE, seed=2)
-    wanted = step.run("torch")
+    wanted = step.by_rules()
     empty = torch.Tensor.new_empty
     for poison in (False, True):
         monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, p=poison, **k: empty(*a, **k).fill_(p))
-        assert_same(step.run("triton", device), wanted)
+        assert_same(step.by_kernel(device), wanted)
 
 
 OPTIONS = st.builds(
@@ -230,11 +226,14 @@ OPTIONS = st.builds(
     options=st.lists(OPTIONS, min_size=1, max_size=4),
     seed=st.integers(0, 2**31),
     levels=st.sampled_from([None, 2, 10]),
+    undefined=st.sampled_from([0.0, 0.3, 1.0]),
 )
-def test_any_batch_matches_the_reference(rows, block_size, options, seed, levels):
+def test_any_batch_matches_the_rules(rows, block_size, options, seed, levels, undefined):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    step = random_step(rows, block_size, options, seed=seed, levels=levels)
-    assert_same(step.run("triton", device), step.run("torch"))
+    step = random_step(rows, block_size, options, seed, levels)
+    draws = torch.rand(rows, block_size, generator=torch.Generator().manual_seed(seed))
+    step.confidence[draws < undefined] = torch.nan
+    assert_same(step.by_kernel(device), step.by_rules())
 
 
 @pytest.mark.parametrize(
@@ -247,12 +246,14 @@ def test_any_batch_matches_the_reference(rows, block_size, options, seed, levels
         ({"confidence": torch.zeros(3, 5)}, r"confidence has shape \(3, 5\), expected \(3, 4\)"),
         ({"picked": torch.zeros(4, 3, dtype=torch.int64).T}, "picked has stride 3 in its last dimension"),
         ({"step": torch.zeros(2, dtype=torch.int64)}, "step has shape"),
+        ({"num_masks": torch.zeros(3, dtype=torch.int32)}, "num_masks is int32, expected int64"),
         ({"stop_token_ids": torch.zeros(3, dtype=torch.int64)}, "stop_token_ids has shape"),
-        ({"rules": rules_of([DecodingOptions()])}, r"rules.kind has shape \(1,\), expected \(3\)"),
-        ({"backend": "numpy"}, "got backend 'numpy'"),
+        ({"kind": torch.zeros(1, dtype=torch.int64)}, r"kind has shape \(1,\), expected \(3\)"),
+        ({"threshold": torch.zeros(3, dtype=torch.float64)}, "threshold is float64, expected float32"),
+        ({"steps": torch.zeros(3)}, "steps is float32, expected int64"),
+        ({"tokens_per_step": torch.zeros(2, dtype=torch.int64)}, "tokens_per_step has shape"),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(changes, message):
-    arguments = {**vars(random_step(3, 4, EVERY_RULE)), "backend": "torch", **changes}
     with pytest.raises(ValueError, match=message):
-        commit(**arguments)
+        commit(**{**random_step(3, 4, EVERY_RULE).on("cpu"), **changes})
