@@ -11,15 +11,18 @@ from nemotron_diffusion_patches.vllm import (
     sampling_parameters,
     speculator_factory,
 )
-from nemotron_diffusion_plugin.model import config
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.vllm import MODEL_CLASS, versions
+from nemotron_diffusion_plugin.model import spec
+from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, TEXT
+from nemotron_diffusion_plugin.vllm import versions
 from nemotron_diffusion_plugin.vllm.attention import registration as attention_backend
 from nemotron_diffusion_plugin.vllm.identity import (
     SPECULATIVE_METHOD,
     is_block_speculator,
     uses_block_speculator,
 )
+
+MODEL_CLASSES = {TEXT.architecture: "nemotron_diffusion_plugin.vllm.model:NemotronLabsDiffusionForCausalLM"}
+"""The model class of each architecture, which vLLM imports when it serves one."""
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
@@ -41,20 +44,22 @@ def _make_speculator(*arguments: object) -> object:
 
 
 def register_all() -> None:
-    """Register with transformers and vLLM; outside the supported versions warn and leave the engine as it is."""
+    """Register with transformers and vLLM; where the installed vLLM does not fit, warn and leave it as it is."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from nemotron_diffusion_plugin.vllm.front.defaults import ServingDefaults
-
-    config.register()
+    spec.register()
     problem = versions.problem()
     if problem is not None:
-        logger.warning("%s; %s will not be served, other models are not affected.", problem, ARCHITECTURE)
+        served = ", ".join(ARCHITECTURES)
+        logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
         return
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, MODEL_CLASS)
-    MODELS_CONFIG_MAP[ARCHITECTURE] = ServingDefaults
+    from nemotron_diffusion_plugin.vllm.front.defaults import ServingDefaults
+
+    for architecture, model_class in MODEL_CLASSES.items():
+        if architecture not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(architecture, model_class)
+        MODELS_CONFIG_MAP[architecture] = ServingDefaults
     attention_backend.register()
     for patch in engine_patches():
         patch.apply()
@@ -71,11 +76,11 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     rows = [
         ("vLLM version", problem is None, problem or f"{vllm.__version__} (supported: {versions.SUPPORTED})")
     ]
-    known = config.NemotronLabsDiffusionConfig.model_type in CONFIG_MAPPING
+    known = all(each.model_type in CONFIG_MAPPING for each in spec.SPECS)
     rows.append(("config class", known, "registered with transformers" if known else "not registered"))
-    served = ARCHITECTURE in ModelRegistry.get_supported_archs()
-    rows.append(("model class", served, MODEL_CLASS if served else "not registered"))
-    defaults = ARCHITECTURE in MODELS_CONFIG_MAP
+    served = MODEL_CLASSES.keys() <= set(ModelRegistry.get_supported_archs())
+    rows.append(("model class", served, ", ".join(MODEL_CLASSES.values()) if served else "not registered"))
+    defaults = MODEL_CLASSES.keys() <= MODELS_CONFIG_MAP.keys()
     rows.append(("serving defaults", defaults, "registered" if defaults else "not registered"))
     rows.extend((f"patch {p.name}", p.is_applied(), p.reason) for p in engine_patches())
     return rows

@@ -7,8 +7,9 @@ import sys
 import pytest
 from transformers import AutoConfig
 
-from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig, register
+from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.random_model import SMALL_CONFIG, write_config
+from nemotron_diffusion_plugin.model.spec import register
 
 PUBLISHED_8B = {
     **SMALL_CONFIG,

@@ -18,9 +18,9 @@ from sglang.srt.models.registry import ModelRegistry
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.speculative import spec_registry
 
-from nemotron_diffusion_plugin.model import config
+from nemotron_diffusion_plugin.model import spec
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang import diagnose, register, registration
 from nemotron_diffusion_plugin.sglang.front.flags import add_flags
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
@@ -29,6 +29,7 @@ from nemotron_diffusion_plugin.sglang.settings import FLAG
 pytestmark = pytest.mark.engine
 
 FLAG_HOOK = "sglang.srt.server_args.ServerArgs.add_cli_args"
+ARCHITECTURE = TEXT.architecture
 PATCHES = registration.engine_patches()
 
 
@@ -201,7 +202,7 @@ class TestAnotherVersion:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         configs: list[str] = []
-        monkeypatch.setattr(config, "register", lambda: configs.append("config"))
+        monkeypatch.setattr(spec, "register", lambda: configs.append("config"))
         monkeypatch.setattr(logging.getLogger("sglang"), "propagate", True)
         with caplog.at_level(logging.WARNING, "sglang.nemotron_diffusion_plugin"):
             register()
