@@ -23,6 +23,7 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_plugin.model import spec
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES
 from nemotron_diffusion_plugin.options import DecodingMode
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.sglang import versions
 from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
@@ -61,7 +62,7 @@ def register_all() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     spec.register()
-    problem = versions.problem()
+    problem = versions.problem() or _override_problem()
     if problem is not None:
         served = ", ".join(ARCHITECTURES)
         logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
@@ -79,6 +80,18 @@ def _has_flag() -> bool:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     return any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ()))
+
+
+def _override_problem() -> str | None:
+    """Return what does not fit of the classes that every process needs; the others are checked where they are used."""
+    from sglang.srt.models.registry import import_model_classes
+
+    try:
+        import_model_classes(MODELS, strict=True)
+        from nemotron_diffusion_plugin.sglang import algorithm  # noqa: F401
+    except OverrideError as error:
+        return str(error)
+    return None
 
 
 def _register_model() -> None:

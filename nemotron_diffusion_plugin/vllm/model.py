@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from typing_extensions import override
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.distributed import (
     get_tensor_model_parallel_rank,
@@ -21,6 +22,7 @@ from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.serving.draft_lora import Shard, branches
 from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.operators import make_operators
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.weights import CheckpointLoader, Weights
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.vllm.settings import server_settings
@@ -28,6 +30,7 @@ from nemotron_diffusion_plugin.vllm.settings import server_settings
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 
+@checked_overrides
 class NemotronLabsDiffusionAttention(LlamaAttention):
     """Grouped-query attention with YaRN, the position-dependent query scale and the drafter's branch."""
 
@@ -42,6 +45,7 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
             vllm_config.compilation_config.static_forward_context,
         )
 
+    @override
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return `[T, hidden_size]` for int64 positions `[T]` and hidden states `[T, hidden_size]`."""
         qkv, _ = self.qkv_proj(hidden_states)
@@ -54,6 +58,7 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
         return self.draft_lora(output, attended)
 
 
+@checked_overrides
 class NemotronLabsDiffusionDecoderLayer(LlamaDecoderLayer):
     """A Llama layer with our attention."""
 
@@ -63,6 +68,7 @@ class NemotronLabsDiffusionDecoderLayer(LlamaDecoderLayer):
         )
 
 
+@checked_overrides
 class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     """Nemotron-Labs-Diffusion as vLLM runs it: one network, causal or bidirectional by attention metadata."""
 
@@ -90,6 +96,7 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
 
         return BlockModelState if uses_block_speculator(self.vllm_config) else DefaultModelState
 
+    @override
     def load_weights(self, weights: Weights) -> set[str]:
         """Load the published tensor names and the drafter LoRA; raises `CheckpointError` (`CheckpointLoader.load`)."""
         loaded: set[str] = self.loader.load(weights, super().load_weights, self._source())

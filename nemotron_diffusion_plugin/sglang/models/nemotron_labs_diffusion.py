@@ -10,12 +10,14 @@ from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.llama import LlamaAttention, LlamaForCausalLM
 from sglang.srt.runtime_context import get_parallel, get_server_args
+from typing_extensions import override
 
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.rope import query_scale
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch, Shard, branches
 from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.operators import make_operators
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.weights import CheckpointLoader, Weights
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -23,6 +25,7 @@ from nemotron_diffusion_plugin.sglang.settings import settings_of
 _KV_SCALES = ("k_scale", "v_scale", "k_scale_float", "v_scale_float")
 
 
+@checked_overrides
 class NemotronLabsDiffusionAttention(LlamaAttention):
     """Grouped-query attention that is causal or bidirectional within a block, as the forward's spec_info says."""
 
@@ -47,6 +50,7 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
         attention.rope_parameters = config.rope_parameters
         attention.scales_queries = config.llama_4_scaling is not None
 
+    @override
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, forward_batch: ForwardBatch
     ) -> torch.Tensor:
@@ -72,6 +76,7 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
         return self.bidirectional
 
 
+@checked_overrides
 class NemotronLabsDiffusionModel(LlamaForCausalLM):
     """Nemotron-Labs-Diffusion as SGLang runs it; the class bears the architecture's name, which SGLang looks for."""
 
@@ -86,6 +91,7 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
             config, quantized=quant_config is not None, place=self._place_lora, logger=logger
         )
 
+    @override
     def load_weights(self, weights: Weights) -> set[str]:
         """Load the published tensor names and the drafter LoRA; raises `CheckpointError` (`CheckpointLoader.load`)."""
         loaded: set[str] = self.loader.load(weights, super().load_weights, self._source())
