@@ -23,8 +23,9 @@ import torch
 
 from nemotron_diffusion_plugin.model.forward_cost import Precision
 from nemotron_diffusion_plugin.model.hardware import find_gpu
-from nemotron_diffusion_plugin.model.lora import CONFIG_FILE, FOLDER
+from nemotron_diffusion_plugin.model.lora import CONFIG_FILE
 from nemotron_diffusion_plugin.model.shapes import PUBLISHED, find_shape
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.tools.bench.data import open_source
 from nemotron_diffusion_plugin.tools.bench.engines import ENGINES
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
@@ -95,11 +96,11 @@ def head_config(model: dict[str, Any]) -> dict[str, Any]:
 def write_checkpoints(folder: Path, size: str) -> tuple[Path, Path]:
     """Write the model's folder and the Eagle3 head's, without weights, and return both."""
     model, head, config = folder / "model", folder / "eagle3", model_config(size)
-    for path in (model / FOLDER, head):
+    for path in (model / TEXT.lora_folder, head):
         path.mkdir(parents=True, exist_ok=True)
     write_config(model, config)
     write_tokenizer(model, config["vocab_size"])
-    (model / FOLDER / CONFIG_FILE).write_text(json.dumps(_LORA, indent=2) + "\n")
+    (model / TEXT.lora_folder / CONFIG_FILE).write_text(json.dumps(_LORA, indent=2) + "\n")
     (head / "config.json").write_text(json.dumps(head_config(config), indent=2) + "\n")
     return model, head
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin.model.lora import FOLDER
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import OPTION_NAMES, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.serving.lora_files import find_drafter_lora
+from nemotron_diffusion_plugin.serving.lora_files import Source, find_drafter_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("nemotron_diffusion_plugin", "kernels", "patches")
@@ -74,5 +75,6 @@ def test_no_option_is_a_path() -> None:
 
 
 def test_the_adapter_lies_in_a_fixed_folder() -> None:
-    assert FOLDER == "linear_spec_lora"
-    assert not {"lora", "adapter", "path", "folder"} & set(inspect.signature(find_drafter_lora).parameters)
+    assert TEXT.lora_folder == "linear_spec_lora"
+    arguments = {*inspect.signature(find_drafter_lora).parameters, *(field.name for field in fields(Source))}
+    assert not {"lora", "adapter", "path", "folder"} & arguments

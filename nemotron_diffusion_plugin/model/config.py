@@ -1,13 +1,12 @@
-"""The model's configuration class, registered with transformers so that no remote code is needed."""
+"""The configuration class, so that transformers needs no remote code."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 MODEL_TYPE = "nemotron_labs_diffusion"
-ARCHITECTURE = "NemotronLabsDiffusionModel"
 
 _REQUIRED: Any = None
 _ROPE_DEFAULTS: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
@@ -79,11 +78,6 @@ class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
             "original_max_position_embeddings": rope["original_max_position_embeddings"],
             "beta": rope["llama_4_scaling_beta"],
         }
-
-
-def register() -> None:
-    """Make `AutoConfig` load this model's `config.json` without remote code; calling it again is harmless."""
-    AutoConfig.register(MODEL_TYPE, NemotronLabsDiffusionConfig, exist_ok=True)
 
 
 def _rope_fields(parameters: object, scaling: object, theta: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The drafter LoRA of `linear_spec_lora/`: a low-rank addition to every `o_proj` (docs/model.md, 1.5)."""
+"""The drafter LoRA: a low-rank addition to every `o_proj` (docs/model.md, 1.5)."""
 
 import json
 import math
@@ -12,8 +12,8 @@ from torch import nn
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.reader import find_names, read_files
+from nemotron_diffusion_plugin.model.spec import TEXT, ModelSpec, spec_of
 
-FOLDER = "linear_spec_lora"
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILE = "adapter_model.safetensors"
 TARGETS = ["o_proj"]
@@ -25,13 +25,16 @@ class DrafterLora(nn.Module):
     `a[layer]` is `[rank, heads * head_dim]`, `b[layer]` is `[hidden_size, rank]`, `scale` is `alpha / rank`.
     """
 
-    def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor], alpha: float) -> None:
+    def __init__(
+        self, a: list[torch.Tensor], b: list[torch.Tensor], alpha: float, spec: ModelSpec = TEXT
+    ) -> None:
         super().__init__()
         self.a = nn.ParameterList(nn.Parameter(weight) for weight in a)
         self.b = nn.ParameterList(nn.Parameter(weight) for weight in b)
         self.rank = a[0].shape[0]
         self.alpha = alpha
         self.scale = alpha / self.rank
+        self.spec = spec
 
     @classmethod
     def create(
@@ -42,13 +45,12 @@ class DrafterLora(nn.Module):
         generator: torch.Generator | None = None,
     ) -> "DrafterLora":
         """Return an adapter to train, float32: A uniform, B zero, so that it changes nothing yet."""
-        inputs, bound = (
-            config.num_attention_heads * config.head_dim,
-            1.0 / math.sqrt(config.num_attention_heads * config.head_dim),
-        )
+        inputs = config.num_attention_heads * config.head_dim
+        bound = 1.0 / math.sqrt(inputs)
         layers = range(config.num_hidden_layers)
         a = [(torch.rand(rank, inputs, generator=generator) * 2.0 - 1.0) * bound for _ in layers]
-        return cls(a, [torch.zeros(config.hidden_size, rank) for _ in layers], alpha)
+        b = [torch.zeros(config.hidden_size, rank) for _ in layers]
+        return cls(a, b, alpha, spec_of(config))
 
     @classmethod
     def load(
@@ -58,7 +60,8 @@ class DrafterLora(nn.Module):
 
         `dtype` None keeps the stored one. Raises `CheckpointError` for an adapter this model cannot use.
         """
-        adapter = Path(folder) / FOLDER
+        spec = spec_of(config)
+        adapter = Path(folder) / spec.lora_folder
         if not adapter.is_dir():
             return None
         rank, alpha = read_adapter_config(adapter / CONFIG_FILE)
@@ -78,16 +81,18 @@ class DrafterLora(nn.Module):
                     f"{path}: tensor '{name}': found {list(tensors[name].shape)}, expected {list(shape)}"
                 )
         ordered = [tensors[name] for name in names]
-        return cls(ordered[0::2], ordered[1::2], alpha)
+        return cls(ordered[0::2], ordered[1::2], alpha, spec)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the adapter into a checkpoint folder in the published format."""
-        adapter = Path(folder) / FOLDER
+        adapter = Path(folder) / self.spec.lora_folder
         adapter.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for layer, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
             for half, weight in (("A", a), ("B", b)):
-                tensors[_name(layer, half)] = weight.detach().to(dtype or weight.dtype).contiguous().cpu()
+                tensors[self.spec.lora_name(layer, half)] = (
+                    weight.detach().to(dtype or weight.dtype).contiguous().cpu()
+                )
         save_file(tensors, adapter / WEIGHT_FILE, metadata={"format": "pt"})
         (adapter / CONFIG_FILE).write_text(
             json.dumps(self._adapter_config(), indent=2) + "\n", encoding="utf-8"
@@ -119,10 +124,11 @@ class DrafterLora(nn.Module):
 
 def adapter_shapes(config: NemotronLabsDiffusionConfig, rank: int) -> dict[str, tuple[int, int]]:
     """Return the adapter's tensor names with their shapes, A before B in every layer."""
-    inputs = config.num_attention_heads * config.head_dim
+    spec, inputs = spec_of(config), config.num_attention_heads * config.head_dim
     shapes: dict[str, tuple[int, int]] = {}
     for layer in range(config.num_hidden_layers):
-        shapes |= {_name(layer, "A"): (rank, inputs), _name(layer, "B"): (config.hidden_size, rank)}
+        shapes[spec.lora_name(layer, "A")] = (rank, inputs)
+        shapes[spec.lora_name(layer, "B")] = (config.hidden_size, rank)
     return shapes
 
 
@@ -173,7 +179,3 @@ def read_adapter_config(path: Path) -> tuple[int, float]:
 def _require(path: Path, fields: dict[str, Any], field: str, supported: object) -> None:
     if fields.get(field) != supported:
         raise CheckpointError(f"{path}: field '{field}': got {fields.get(field)!r}, expected {supported!r}")
-
-
-def _name(layer: int, half: str) -> str:
-    return f"base_model.model.encoder.layers.{layer}.self_attn.o_proj.lora_{half}.weight"

@@ -1,52 +1,27 @@
-"""The published tensor names and shapes, and the check of a file against them (docs/model.md, 1.3)."""
+"""The check of a file's tensor names and shapes against the published ones (docs/model.md, 1.3)."""
 
-import re
 from collections.abc import Collection, Mapping
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.errors import CheckpointError
-
-KV_SCALE = re.compile(r"encoder\.layers\.\d+\.self_attn\.(k_scale|v_scale)")
-"""Per-layer scales that quantised community files carry; tolerated and not read here."""
+from nemotron_diffusion_plugin.model.spec import Shapes, spec_of
 
 _SHOWN = 4
 
 
-def expected_shapes(config: NemotronLabsDiffusionConfig) -> dict[str, tuple[int, ...]]:
-    """Return every tensor name of a checkpoint with its shape: 9 per layer and 3."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query, key_value = (
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-    )
-    shapes: dict[str, tuple[int, ...]] = {"encoder.embed_tokens.weight": (config.vocab_size, hidden)}
-    for layer in range(config.num_hidden_layers):
-        prefix = f"encoder.layers.{layer}"
-        shapes |= {
-            f"{prefix}.input_layernorm.weight": (hidden,),
-            f"{prefix}.self_attn.q_proj.weight": (query, hidden),
-            f"{prefix}.self_attn.k_proj.weight": (key_value, hidden),
-            f"{prefix}.self_attn.v_proj.weight": (key_value, hidden),
-            f"{prefix}.self_attn.o_proj.weight": (hidden, query),
-            f"{prefix}.post_attention_layernorm.weight": (hidden,),
-            f"{prefix}.mlp.gate_proj.weight": (inner, hidden),
-            f"{prefix}.mlp.up_proj.weight": (inner, hidden),
-            f"{prefix}.mlp.down_proj.weight": (hidden, inner),
-        }
-    return shapes | {
-        "encoder.norm.weight": (hidden,),
-        "diffusion_head.weight": (config.vocab_size, hidden),
-    }
+def expected_shapes(config: NemotronLabsDiffusionConfig) -> Shapes:
+    """Return every tensor name of a checkpoint with its shape."""
+    return spec_of(config).tensors(config)
 
 
 def check_names(found: Collection[str], config: NemotronLabsDiffusionConfig) -> None:
     """Raise `CheckpointError` unless `found` holds exactly the expected names; KV scales may come on top."""
-    expected = expected_shapes(config)
+    spec, expected = spec_of(config), expected_shapes(config)
     missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected and not KV_SCALE.fullmatch(name)]
+    unknown = [name for name in found if name not in expected and not spec.is_kv_scale(name)]
     if not missing and not unknown:
         return
-    prefix = _foreign_prefix(missing, unknown)
+    prefix = _foreign_prefix(missing, unknown, spec.decoder)
     if prefix is not None:
         raise CheckpointError(
             f"the names carry another prefix ({prefix}): found {_some(unknown)}; expected {_some(missing)}"
@@ -75,15 +50,15 @@ def check_shapes(found: Mapping[str, tuple[int, ...]], config: NemotronLabsDiffu
         )
 
 
-def _foreign_prefix(missing: list[str], unknown: list[str]) -> str | None:
+def _foreign_prefix(missing: list[str], unknown: list[str], decoder: str) -> str | None:
     for name in unknown:
         for wanted in missing:
             if name.endswith(f".{wanted}"):
                 return f"'{name.removesuffix(wanted)}' before the published name"
         for wanted in missing:
-            bare = wanted.removeprefix("encoder.")
+            bare = wanted.removeprefix(decoder)
             if bare != wanted and (name == bare or name.endswith(f".{bare}")):
-                return f"'{name.removesuffix(bare)}' instead of 'encoder.'"
+                return f"'{name.removesuffix(bare)}' instead of '{decoder}'"
     return None
 
 

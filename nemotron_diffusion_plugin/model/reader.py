@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.names import check_names, check_shapes, expected_shapes
+from nemotron_diffusion_plugin.model.spec import SPECS
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -28,14 +29,13 @@ def read_config(folder: str | Path) -> NemotronLabsDiffusionConfig:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: got a {type(raw).__name__}, expected an object")
-    expected = NemotronLabsDiffusionConfig.model_type
-    if raw.get("model_type") != expected:
-        raise CheckpointError(
-            f"{path}: field 'model_type': got {raw.get('model_type')!r}, expected {expected!r}"
-        )
-    raw.pop("model_type")
+    model_type = raw.pop("model_type", None)
+    config_class = next((spec.config_class for spec in SPECS if spec.model_type == model_type), None)
+    if config_class is None:
+        expected = " or ".join(repr(spec.model_type) for spec in SPECS)
+        raise CheckpointError(f"{path}: field 'model_type': got {model_type!r}, expected {expected}")
     try:
-        return NemotronLabsDiffusionConfig(**raw)
+        return config_class(**raw)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 

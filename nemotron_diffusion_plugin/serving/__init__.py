@@ -1,3 +1,1 @@
 """What the vLLM and the SGLang plugin share; nothing here imports an engine."""
-
-ARCHITECTURE = "NemotronLabsDiffusionModel"

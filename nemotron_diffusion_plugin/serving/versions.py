@@ -7,7 +7,7 @@ from packaging.version import Version
 
 
 def problem(engine: str, supported: str, installed: str) -> str | None:
-    """Why version `installed` of `engine` ("vLLM", "SGLang") cannot be used, or None when it can.
+    """Return why version `installed` of `engine` ("vLLM", "SGLang") cannot be used, or None when it can.
 
     Pre-releases, development and local builds count as the release they are built from.
     """

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.speculative.spec_registry import CustomSpecAlgo
+from typing_extensions import override
+
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 
 
+@checked_overrides
 class BlockAlgorithm(CustomSpecAlgo):
     """The drafter is the target: no draft model, no draft KV, nothing but seeds between two steps."""
 
+    @override
     def has_draft_kv(self) -> bool:
         """Drafts live in the target's own KV slots."""
         return False
@@ -34,6 +39,7 @@ class BlockAlgorithm(CustomSpecAlgo):
 
         return FutureMap(device, self, req_to_token_pool, True, needs_confidence_relay)
 
+    @override
     def handle_server_args(self, server_args: Any) -> None:
         """Raise ValueError for a set-up in which drafts would be wrong; the architecture has set the rest."""
         from nemotron_diffusion_plugin.sglang.front.defaults import refuse_unsupported

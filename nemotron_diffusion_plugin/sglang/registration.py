@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from nemotron_diffusion_patches.sglang import (
-    SUPPORTED,
     HookPatch,
     admission_check,
     cuda_graph_runner,
@@ -21,10 +20,12 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_patches.sglang import (
     span_attributes as span_attributes_patch,
 )
-from nemotron_diffusion_plugin.model import config
+from nemotron_diffusion_plugin.model import spec
+from nemotron_diffusion_plugin.model.spec import ARCHITECTURES
 from nemotron_diffusion_plugin.options import DecodingMode
-from nemotron_diffusion_plugin.serving import ARCHITECTURE, versions
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
+from nemotron_diffusion_plugin.sglang import versions
 from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
 from nemotron_diffusion_plugin.sglang.front import admission, flags
 from nemotron_diffusion_plugin.sglang.front.defaults import choose_algorithm
@@ -57,13 +58,14 @@ def engine_patches() -> list[HookPatch]:
 
 
 def register_all() -> None:
-    """Register with transformers and SGLang; outside the supported versions warn and leave the engine as it is."""
+    """Register with transformers and SGLang; where the installed SGLang does not fit, warn and leave it as it is."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    config.register()
-    trouble = version_problem()
-    if trouble is not None:
-        logger.warning("%s; %s will not be served, other models are not affected.", trouble, ARCHITECTURE)
+    spec.register()
+    problem = versions.problem() or _override_problem()
+    if problem is not None:
+        served = ", ".join(ARCHITECTURES)
+        logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
         return
     _register_model()
     _register_algorithm()
@@ -80,11 +82,16 @@ def _has_flag() -> bool:
     return any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ()))
 
 
-def version_problem() -> str | None:
-    """Why the installed SGLang cannot be used, None when it can."""
-    from sglang.version import __version__
+def _override_problem() -> str | None:
+    """Return what does not fit of the classes that every process needs; the others are checked where they are used."""
+    from sglang.srt.models.registry import import_model_classes
 
-    return versions.problem("SGLang", SUPPORTED, __version__)
+    try:
+        import_model_classes(MODELS, strict=True)
+        from nemotron_diffusion_plugin.sglang import algorithm  # noqa: F401
+    except OverrideError as error:
+        return str(error)
+    return None
 
 
 def _register_model() -> None:
@@ -153,11 +160,11 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     from sglang.version import __version__
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    trouble = version_problem()
-    rows = [("SGLang version", trouble is None, trouble or f"{__version__} (supported: {SUPPORTED})")]
+    problem, supported = versions.problem(), versions.SUPPORTED
+    rows = [("SGLang version", problem is None, problem or f"{__version__} (supported: {supported})")]
     for what, is_there in (
-        ("config class", config.NemotronLabsDiffusionConfig.model_type in CONFIG_MAPPING),
-        ("model class", ARCHITECTURE in ModelRegistry.models),
+        ("config class", all(each.model_type in CONFIG_MAPPING for each in spec.SPECS)),
+        ("model class", set(ARCHITECTURES) <= ModelRegistry.models.keys()),
         ("serving defaults", choose_algorithm in _HOOKS.get(RESOLUTION_STEP, ())),
         ("speculative algorithm", get_spec(ALGORITHM) is not None),
         ("command-line flag", _has_flag() and FLAGS_TARGET in HookRegistry._patched),
@@ -172,6 +179,6 @@ def check_in_place() -> None:
     missing = [f"{what} ({detail})" for what, is_there, detail in diagnose_all() if not is_there]
     if missing:
         raise RuntimeError(
-            f"{ARCHITECTURE} cannot be served, as the plugin is not in place: {'; '.join(missing)}. The log above says "
-            "why; `nemotron-diffusion doctor` checks the installation."
+            f"{', '.join(ARCHITECTURES)} cannot be served, as the plugin is not in place: {'; '.join(missing)}. The "
+            "log above says why; `nemotron-diffusion doctor` checks the installation."
         )

@@ -6,8 +6,6 @@ and the model-inspection process, so it only registers names; the modules behind
 
 from __future__ import annotations
 
-MODEL_CLASS = "nemotron_diffusion_plugin.vllm.model:NemotronLabsDiffusionForCausalLM"
-
 
 def register() -> None:
     """Register the config, the model class, the serving defaults and the patches with vLLM. Safe to call again."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from vllm.distributed import get_tensor_model_parallel_world_size
-from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
 from vllm.forward_context import get_forward_context
 from vllm.utils.torch_utils import (
     LayerNameType,
@@ -26,8 +24,8 @@ Absent in every forward that must not take the branch.
 class DraftLoraBranch(LowRankBranch):
     """One layer's branch, found by its name in the forward context."""
 
-    def __init__(self, name: str, static_forward_context: dict[str, nn.Module]) -> None:
-        super().__init__()
+    def __init__(self, layer: int, name: str, static_forward_context: dict[str, nn.Module]) -> None:
+        super().__init__(layer)
         self.name = name
         static_forward_context[name] = self
 
@@ -35,15 +33,6 @@ class DraftLoraBranch(LowRankBranch):
         """Add to `output` `[T, hidden_size]`, in place, what the adapter makes of `inputs` `[T, heads * head_dim]`."""
         torch.ops.nemotron_diffusion.draft_lora(output, inputs, _encode_layer_name(self.name))
         return output
-
-    def draft(self, output: torch.Tensor, inputs: torch.Tensor, rows: torch.Tensor) -> None:
-        """The branch itself, behind the opaque operator; `rows` is `[T, 1]`."""
-        if not self.loaded:
-            return
-        low = self.shrink(inputs, rows)
-        if get_tensor_model_parallel_world_size() > 1:
-            low = all_reduce(low)
-        self.add(output, low, rows)
 
 
 def _draft_lora(output: torch.Tensor, inputs: torch.Tensor, name: LayerNameType) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 SPECULATIVE_METHOD = "nemotron_diffusion"
+SPECULATOR_CLASS = "nemotron_diffusion_plugin.vllm.worker.speculator.BlockSpeculator"
+"""Named, not imported: only a worker loads it."""
 
 
 def uses_block_speculator(vllm_config: Any) -> bool:

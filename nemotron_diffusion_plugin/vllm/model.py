@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from typing_extensions import override
 from vllm.config import VllmConfig, get_current_vllm_config
-from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.distributed import (
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+    tensor_model_parallel_all_reduce,
+)
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, extract_layer_index
+from vllm.model_executor.models.utils import WeightsMapper, extract_layer_index
 
-from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.model.names import check_names
 from nemotron_diffusion_plugin.model.rope import query_scale
-from nemotron_diffusion_plugin.serving.lora_files import dummy_drafter_lora, find_drafter_lora
+from nemotron_diffusion_plugin.model.spec import TEXT
+from nemotron_diffusion_plugin.serving.draft_lora import Shard, branches
+from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.operators import make_operators
-from nemotron_diffusion_plugin.serving.weights import checked, damaged
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
+from nemotron_diffusion_plugin.serving.weights import CheckpointLoader, Weights
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
 logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
 
 
+@checked_overrides
 class NemotronLabsDiffusionAttention(LlamaAttention):
     """Grouped-query attention with YaRN, the position-dependent query scale and the drafter's branch."""
 
@@ -36,9 +40,12 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
         self.rope_parameters = config.rope_parameters
         self.scales_queries = config.llama_4_scaling is not None
         self.draft_lora = DraftLoraBranch(
-            f"{prefix}.draft_lora", vllm_config.compilation_config.static_forward_context
+            extract_layer_index(prefix),
+            f"{prefix}.draft_lora",
+            vllm_config.compilation_config.static_forward_context,
         )
 
+    @override
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return `[T, hidden_size]` for int64 positions `[T]` and hidden states `[T, hidden_size]`."""
         qkv, _ = self.qkv_proj(hidden_states)
@@ -51,6 +58,7 @@ class NemotronLabsDiffusionAttention(LlamaAttention):
         return self.draft_lora(output, attended)
 
 
+@checked_overrides
 class NemotronLabsDiffusionDecoderLayer(LlamaDecoderLayer):
     """A Llama layer with our attention."""
 
@@ -60,20 +68,24 @@ class NemotronLabsDiffusionDecoderLayer(LlamaDecoderLayer):
         )
 
 
+@checked_overrides
 class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     """Nemotron-Labs-Diffusion as vLLM runs it: one network, causal or bidirectional by attention metadata."""
 
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_prefix={"encoder.": "model.", "diffusion_head.": "lm_head."}
-    )
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=TEXT.prefixes)
+    """For the names of layers that a quantization lists; tensors come to `load_weights` of the base class renamed."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=NemotronLabsDiffusionDecoderLayer)
         self.vllm_config = vllm_config
-        if vllm_config.load_config.load_format == "dummy":
-            # It brings no tensors, so `load_weights` is never called.
-            model_config = vllm_config.model_config
-            self._take_drafter_lora(dummy_drafter_lora(model_config.model, model_config.hf_config, logger))
+        self.loader = CheckpointLoader(
+            vllm_config.model_config.hf_config,
+            quantized=vllm_config.quant_config is not None,
+            place=self._place_lora,
+            logger=logger,
+        )
+        if vllm_config.load_config.load_format == "dummy":  # which never calls `load_weights`
+            self.loader.draw_lora(self._source())
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""
@@ -84,50 +96,23 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
 
         return BlockModelState if uses_block_speculator(self.vllm_config) else DefaultModelState
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load the published tensor names and the drafter LoRA.
-
-        Raises `CheckpointError` naming the tensors found and expected when they do not match, and the file or
-        tensor that is damaged.
-        """
-        found: list[str] = []
-        loader = AutoWeightsLoader(self)
-        try:
-            loaded = loader.load_weights(checked(weights, found), mapper=self.hf_to_vllm_mapper)
-        except CheckpointError:
-            raise
-        except SafetensorError as error:
-            raise damaged(Path(self.vllm_config.model_config.model), found, self.config, error) from error
-        except (ValueError, KeyError):
-            found.extend(name for name, _ in weights)
-            self._check_names(found)
-            raise
-        self._check_names(found)
-        self._load_drafter_lora()
+    @override
+    def load_weights(self, weights: Weights) -> set[str]:
+        """Load the published tensor names and the drafter LoRA; raises `CheckpointError` (`CheckpointLoader.load`)."""
+        loaded: set[str] = self.loader.load(weights, super().load_weights, self._source())
         return loaded
 
-    def _check_names(self, found: list[str]) -> None:
-        if self.vllm_config.quant_config is None:
-            check_names(found, self.config)
+    def _source(self) -> Source:
+        config = self.vllm_config.model_config
+        return Source(config.model, config.revision, self.vllm_config.load_config.download_dir)
 
-    def _load_drafter_lora(self) -> None:
-        model_config = self.vllm_config.model_config
-        lora = find_drafter_lora(
-            model_config.model,
-            model_config.hf_config,
-            revision=model_config.revision,
-            cache_dir=self.vllm_config.load_config.download_dir,
-            logger=logger,
-        )
-        self._take_drafter_lora(lora)
-
-    def _take_drafter_lora(self, lora: DrafterLora | None) -> None:
-        if lora is None:
-            return
+    def _place_lora(self, lora: DrafterLora) -> None:
         device = torch.device(self.vllm_config.device_config.device_type)
         operators = make_operators(server_settings(self.vllm_config).kernels, device)
-        like = self.model.norm.weight
-        rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
-        for module in self.modules():
-            if isinstance(module, DraftLoraBranch):
-                module.load(lora, extract_layer_index(module.name), like, rank, ranks, operators)
+        shard = Shard(
+            get_tensor_model_parallel_rank(),
+            get_tensor_model_parallel_world_size(),
+            tensor_model_parallel_all_reduce,
+        )
+        for branch in branches(self):
+            branch.load(lora, self.model.norm.weight, shard, operators)

@@ -2,62 +2,47 @@
 
 from __future__ import annotations
 
-import logging
-
-from nemotron_diffusion_patches import Patch
-from nemotron_diffusion_patches.vllm import (
-    async_scheduling,
-    lookahead_slots,
-    sampling_parameters,
-    speculator_factory,
-)
-from nemotron_diffusion_plugin.model import config
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
-from nemotron_diffusion_plugin.vllm import MODEL_CLASS, versions
+from nemotron_diffusion_plugin.model import spec
+from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, TEXT
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
+from nemotron_diffusion_plugin.vllm import versions
 from nemotron_diffusion_plugin.vllm.attention import registration as attention_backend
-from nemotron_diffusion_plugin.vllm.identity import (
-    SPECULATIVE_METHOD,
-    is_block_speculator,
-    uses_block_speculator,
-)
+from nemotron_diffusion_plugin.vllm.engine_patches import engine_patches
+from nemotron_diffusion_plugin.vllm.log import logger
 
-logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
-
-
-def engine_patches() -> list[Patch]:
-    """The patches every process needs, in the order in which they are applied."""
-    return [
-        lookahead_slots.patch(uses_block_speculator),
-        async_scheduling.patch(SPECULATIVE_METHOD),
-        speculator_factory.patch(uses_block_speculator, _make_speculator),
-        sampling_parameters.patch(is_block_speculator),
-    ]
-
-
-def _make_speculator(*arguments: object) -> object:
-    from nemotron_diffusion_plugin.vllm.worker.speculator import BlockSpeculator
-
-    return BlockSpeculator(*arguments)  # type: ignore[arg-type]
+MODEL_CLASSES = {TEXT.architecture: "nemotron_diffusion_plugin.vllm.model:NemotronLabsDiffusionForCausalLM"}
+"""The model class of each architecture, which vLLM imports when it serves one."""
 
 
 def register_all() -> None:
-    """Register with transformers and vLLM; outside the supported versions warn and leave the engine as it is."""
+    """Register with transformers and vLLM; where the installed vLLM does not fit, warn and leave it as it is."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
+    spec.register()
+    problem = versions.problem() or _override_problem()
+    if problem is not None:
+        served = ", ".join(ARCHITECTURES)
+        logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
+        return
     from nemotron_diffusion_plugin.vllm.front.defaults import ServingDefaults
 
-    config.register()
-    problem = versions.problem()
-    if problem is not None:
-        logger.warning("%s; %s will not be served, other models are not affected.", problem, ARCHITECTURE)
-        return
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, MODEL_CLASS)
-    MODELS_CONFIG_MAP[ARCHITECTURE] = ServingDefaults
+    for architecture, model_class in MODEL_CLASSES.items():
+        if architecture not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(architecture, model_class)
+        MODELS_CONFIG_MAP[architecture] = ServingDefaults
     attention_backend.register()
     for patch in engine_patches():
         patch.apply()
+
+
+def _override_problem() -> str | None:
+    """Return what does not fit of the classes that every process needs; the others are checked where they are used."""
+    try:
+        from nemotron_diffusion_plugin.vllm.front import defaults  # noqa: F401
+    except OverrideError as error:
+        return str(error)
+    return None
 
 
 def diagnose_all() -> list[tuple[str, bool, str]]:
@@ -71,17 +56,11 @@ def diagnose_all() -> list[tuple[str, bool, str]]:
     rows = [
         ("vLLM version", problem is None, problem or f"{vllm.__version__} (supported: {versions.SUPPORTED})")
     ]
-    known = config.NemotronLabsDiffusionConfig.model_type in CONFIG_MAPPING
+    known = all(each.model_type in CONFIG_MAPPING for each in spec.SPECS)
     rows.append(("config class", known, "registered with transformers" if known else "not registered"))
-    served = ARCHITECTURE in ModelRegistry.get_supported_archs()
-    rows.append(("model class", served, MODEL_CLASS if served else "not registered"))
-    defaults = ARCHITECTURE in MODELS_CONFIG_MAP
+    served = MODEL_CLASSES.keys() <= set(ModelRegistry.get_supported_archs())
+    rows.append(("model class", served, ", ".join(MODEL_CLASSES.values()) if served else "not registered"))
+    defaults = MODEL_CLASSES.keys() <= MODELS_CONFIG_MAP.keys()
     rows.append(("serving defaults", defaults, "registered" if defaults else "not registered"))
     rows.extend((f"patch {p.name}", p.is_applied(), p.reason) for p in engine_patches())
     return rows
-
-
-def summary() -> str:
-    """One line for the log at start: which patches are active."""
-    active = [p.name for p in engine_patches() if p.is_applied()]
-    return f"patches active: {', '.join(active)}"

@@ -1,4 +1,4 @@
-"""Whether the installed vLLM is one this plugin is written for."""
+"""What differs between versions of vLLM, and whether the installed one is supported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nemotron_diffusion_plugin.serving import versions
 
 
 def problem(installed: str | None = None) -> str | None:
-    """Why the installed vLLM (or the version given) cannot be used, or None when it can."""
+    """Return why the installed vLLM (or the version given) cannot be used, or None when it can."""
     if installed is None:
         import vllm
 

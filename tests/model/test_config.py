@@ -7,7 +7,8 @@ import sys
 import pytest
 from transformers import AutoConfig
 
-from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig, register
+from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.spec import register
 from nemotron_diffusion_plugin.tools.training.random_model import SMALL_CONFIG, write_config
 
 PUBLISHED_8B = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from nemotron_diffusion_plugin.model.lora import DrafterLora
-from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
+from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch, Shard, branches, has_adapter
 
 TOKENS, INPUTS, HIDDEN, RANK = 5, 12, 7, 3
 
@@ -25,33 +26,62 @@ def inputs() -> torch.Tensor:
 
 
 def test_only_the_rows_that_draft(lora: DrafterLora, inputs: torch.Tensor) -> None:
-    branch = LowRankBranch()
-    branch.load(lora, 1, inputs)
+    branch = LowRankBranch(1)
+    branch.load(lora, inputs)
     rows = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])[:, None]
     output = torch.full((TOKENS, HIDDEN), 0.5)
-    branch.add(output, branch.shrink(inputs, rows), rows)
+    branch.draft(output, inputs, rows)
     torch.testing.assert_close(output, 0.5 + lora.delta(1, inputs).detach() * rows)
     assert torch.equal(output[1], torch.full((HIDDEN,), 0.5))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_shards_add_up(lora: DrafterLora, inputs: torch.Tensor, ranks: int) -> None:
-    branches = [LowRankBranch() for _ in range(ranks)]
-    for rank, branch in enumerate(branches):
-        branch.load(lora, 0, inputs, rank, ranks)
     parts, every = inputs.chunk(ranks, dim=1), torch.ones(TOKENS, 1)
-    low = sum(branch.shrink(part, every) for branch, part in zip(branches, parts, strict=True))
-    assert isinstance(low, torch.Tensor)
-    for branch in branches:
+    shards: list[LowRankBranch] = []
+
+    def all_reduce(low: torch.Tensor) -> torch.Tensor:
+        lows = [shard.shrink(part, every) for shard, part in zip(shards, parts, strict=True)]
+        assert any(torch.equal(low, other) for other in lows)
+        return torch.stack(lows).sum(0)
+
+    for rank in range(ranks):
+        shards.append(LowRankBranch(0))
+        shards[-1].load(lora, inputs, Shard(rank, ranks, all_reduce))
+    for shard, part in zip(shards, parts, strict=True):
         output = torch.zeros(TOKENS, HIDDEN)
-        branch.add(output, low, every)
+        shard.draft(output, part, every)
         torch.testing.assert_close(output, lora.delta(0, inputs).detach())
 
 
+def test_one_rank_sums_nothing(lora: DrafterLora, inputs: torch.Tensor) -> None:
+    def all_reduce(low: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("there is nobody to sum with")
+
+    branch = LowRankBranch(0)
+    branch.load(lora, inputs, Shard(0, 1, all_reduce))
+    branch.draft(torch.zeros(TOKENS, HIDDEN), inputs, torch.ones(TOKENS, 1))
+
+
+def test_without_an_adapter_nothing_is_added(inputs: torch.Tensor) -> None:
+    output = torch.full((TOKENS, HIDDEN), 0.5)
+    LowRankBranch(0).draft(output, inputs, torch.ones(TOKENS, 1))
+    assert torch.equal(output, torch.full((TOKENS, HIDDEN), 0.5))
+
+
+def test_the_branches_of_a_model(lora: DrafterLora, inputs: torch.Tensor) -> None:
+    layers = [nn.ModuleList([nn.Linear(2, 2), LowRankBranch(layer)]) for layer in range(2)]
+    model = nn.Sequential(*layers)
+    assert [branch.layer for branch in branches(model)] == [0, 1]
+    assert not has_adapter(model)
+    branches(model)[1].load(lora, inputs)
+    assert has_adapter(model)
+
+
 def test_weights_take_the_models_dtype_and_stay_out_of_checkpoints(lora: DrafterLora) -> None:
-    branch = LowRankBranch()
+    branch = LowRankBranch(0)
     assert not branch.loaded
-    branch.load(lora, 0, torch.empty(0, dtype=torch.bfloat16))
+    branch.load(lora, torch.empty(0, dtype=torch.bfloat16))
     assert branch.loaded
     low = branch.shrink(torch.ones(1, INPUTS, dtype=torch.bfloat16), torch.ones(1, 1))
     assert low.dtype == torch.bfloat16

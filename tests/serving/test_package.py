@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nemotron_diffusion_plugin import serving
-from nemotron_diffusion_plugin.model import config
 
 ENGINES = ("vllm", "sglang", "nemotron_diffusion_plugin.vllm", "nemotron_diffusion_plugin.sglang")
 [FOLDER] = serving.__path__
@@ -30,7 +29,3 @@ def test_imports_no_engine(module: Path) -> None:
     names = list(imported(module))
     assert [name for name in names if name.startswith(tuple(f"{engine}." for engine in ENGINES))] == []
     assert not set(names) & set(ENGINES)
-
-
-def test_the_architecture_is_the_checkpoints() -> None:
-    assert serving.ARCHITECTURE == config.ARCHITECTURE

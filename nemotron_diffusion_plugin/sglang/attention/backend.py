@@ -16,7 +16,7 @@ from nemotron_diffusion_kernels.backends import check_triton
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.block_attention.api import HEAD_SIZES
 from nemotron_diffusion_kernels.block_attention.tiling import MAX_QUERY_LENGTH
-from nemotron_diffusion_plugin.sglang.attention.registration import NAME
+from nemotron_diffusion_plugin.sglang.attention import NAME
 from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
 _CACHED_BESIDES_THE_MODEL = (torch.float8_e4m3fn, torch.float8_e5m2)

@@ -1,10 +1,10 @@
-"""Offers `--attention-backend nemotron_block`; what it does is in `block_attention_backend.py`."""
+"""Offers `--attention-backend nemotron_block`; what it does is in `backend.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-NAME = "nemotron_block"
+from nemotron_diffusion_plugin.sglang.attention import NAME
 
 
 def register() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+from nemotron_diffusion_plugin.model.spec import is_served
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, DecodingOptions, OptionError
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import (
     penalties_of,
     refuse_all_but_ar,
@@ -69,7 +69,7 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
 
     config = tokenizer_manager.model_config
     params = getattr(request, "sampling_params", None)
-    if params is None or ARCHITECTURE not in (config.hf_config.architectures or ()):
+    if params is None or not is_served(config.hf_config):
         return
     settings = settings_of(config.hf_config)
     options = settings.options(own_options(params.custom_params))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.model.spec import is_served
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
@@ -30,7 +30,7 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     previous(server_args)
     given, model_config = resolving_view(server_args), model_config_of(server_args)
     hf_config = model_config.hf_config
-    if ARCHITECTURE not in (hf_config.architectures or ()):
+    if not is_served(hf_config):
         return
     settings = settings_of(hf_config)
     if given.device is not None:

@@ -11,8 +11,8 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMo
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.runtime_context import get_exec, get_spec
 
+from nemotron_diffusion_plugin.serving.draft_lora import has_adapter
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
-from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
 from nemotron_diffusion_plugin.sglang.graphs.choice import (
     GraphKind,
     block_batch_sizes,

@@ -12,12 +12,12 @@ from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
 from nemotron_diffusion_patches.sglang import response_counts
 from nemotron_diffusion_plugin.core import BlockPhase
+from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, is_served
 from nemotron_diffusion_plugin.rules.block import block_lengths
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.draft_lora import has_adapter
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
-from nemotron_diffusion_plugin.sglang.draft_lora import has_adapter
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import serve, settings_of
@@ -53,10 +53,10 @@ class BlockWorker(BaseSpecWorker):
         self.model_runner = target_worker.model_runner
         self.device = target_worker.device
         config = self.model_runner.model_config
-        if ARCHITECTURE not in config.hf_config.architectures:
+        if not is_served(config.hf_config):
             raise ValueError(
                 f"speculative_algorithm: got '{ALGORITHM}' for {config.hf_config.architectures}, which only "
-                f"{ARCHITECTURE} can run"
+                f"{' or '.join(ARCHITECTURES)} can run"
             )
         self.settings = settings_of(config.hf_config)
         self.operators = make_operators(self.settings.kernels, torch.device(self.device))

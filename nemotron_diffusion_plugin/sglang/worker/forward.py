@@ -13,10 +13,10 @@ from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
 from nemotron_diffusion_plugin.core import BlockRows, Blocks, lay_out_rows, split
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
-from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
+from nemotron_diffusion_plugin.sglang.attention import NAME
 from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
-RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4", attention_backend.NAME})
+RAGGED_BACKENDS = frozenset({"cpu_ref", "fa3", "fa4", NAME})
 """Attention backends that take blocks of unequal length in one forward; the others get one forward per length."""
 
 BACKENDS = RAGGED_BACKENDS | {"flashinfer", "triton"}

@@ -135,7 +135,7 @@ def _load(folder: Path, dtype: WeightType) -> tuple["ReferenceDecoder", Any]:
     import torch
     from transformers import AutoTokenizer
 
-    from nemotron_diffusion_plugin.model.config import register
+    from nemotron_diffusion_plugin.model.spec import register
     from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 
     register()

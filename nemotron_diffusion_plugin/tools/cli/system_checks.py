@@ -66,9 +66,20 @@ def _registrations(engine: str, register: Callable[[], Any]) -> list[Row]:
     if importlib.util.find_spec(engine) is None:
         return [(engine, True, "not installed, nothing to check")]
     try:
-        return register().diagnose()
+        return [*register().diagnose(), _overrides(engine)]
     except Exception as error:  # any engine failure is a finding to show, not a crash of the doctor
         return [("registration", False, f"{type(error).__name__}: {error}")]
+
+
+def _overrides(engine: str) -> Row:
+    from nemotron_diffusion_plugin.serving.overrides import OverrideError, engine_classes, is_checked
+
+    try:
+        classes = engine_classes(f"nemotron_diffusion_plugin.{engine}")
+    except OverrideError as error:
+        return "overrides", False, str(error)
+    fitting = sum(map(is_checked, classes))
+    return "overrides", True, f"{fitting} classes fit those of the engine that they derive from"
 
 
 def _version(name: str) -> str | None:

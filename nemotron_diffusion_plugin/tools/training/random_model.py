@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nemotron_diffusion_plugin.model.config import ARCHITECTURE, MODEL_TYPE, NemotronLabsDiffusionConfig
+from nemotron_diffusion_plugin.model.config import MODEL_TYPE, NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import INDEX_FILE, SINGLE_FILE
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 SMALL_CONFIG: dict[str, Any] = {
@@ -51,7 +52,7 @@ SMALL_CONFIG: dict[str, Any] = {
 keys, the YaRN ramp lies inside the frequencies, and the query scale changes every 64 positions."""
 
 _PUBLISHED_FIELDS: dict[str, Any] = {
-    "architectures": [ARCHITECTURE],
+    "architectures": [TEXT.architecture],
     "auto_map": {
         "AutoConfig": "configuration_nemotron_labs_diffusion.NemotronLabsDiffusionConfig",
         "AutoModel": "modeling_nemotron_labs_diffusion.NemotronLabsDiffusionModel",

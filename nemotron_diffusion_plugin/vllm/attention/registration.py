@@ -1,4 +1,4 @@
-"""Offers `--attention-backend CUSTOM`; what it does is in `block_attention_backend.py`."""
+"""Offers `--attention-backend CUSTOM`; what it does is in `backend.py`."""
 
 from __future__ import annotations
 

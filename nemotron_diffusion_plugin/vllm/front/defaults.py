@@ -14,8 +14,14 @@ from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.settings import ServerSettings
+from nemotron_diffusion_plugin.vllm.engine_patches import summary
 from nemotron_diffusion_plugin.vllm.front import admission, metrics
-from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD, device_name, uses_block_speculator
+from nemotron_diffusion_plugin.vllm.identity import (
+    SPECULATIVE_METHOD,
+    SPECULATOR_CLASS,
+    device_name,
+    uses_block_speculator,
+)
 from nemotron_diffusion_plugin.vllm.log import logger
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
@@ -31,8 +37,6 @@ class ServingDefaults(VerifyAndUpdateConfig):
 
         Raises `OptionError` for a bad `--additional-config` and ValueError for an engine set-up that cannot work.
         """
-        from nemotron_diffusion_plugin.vllm.registration import summary
-
         model_config = vllm_config.model_config
         check_context_length(
             model_config.hf_config.rope_parameters, model_config.max_model_len, "--max-model-len"
@@ -76,7 +80,7 @@ def _speculative_config(vllm_config: Any, settings: ServerSettings) -> Any:
         target_model_config=vllm_config.model_config,
         target_parallel_config=vllm_config.parallel_config,
         method="custom_class",
-        model="nemotron_diffusion_plugin.vllm.worker.speculator.BlockSpeculator",
+        model=SPECULATOR_CLASS,
         num_speculative_tokens=settings.block_size - 1,
         **synthetic,
     )

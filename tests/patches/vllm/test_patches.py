@@ -43,7 +43,8 @@ class TestOnVllm:
         register()
 
     def test_every_patch_is_applied_and_described(self) -> None:
-        from nemotron_diffusion_plugin.vllm.registration import diagnose_all, engine_patches
+        from nemotron_diffusion_plugin.vllm.engine_patches import engine_patches
+        from nemotron_diffusion_plugin.vllm.registration import diagnose_all
 
         patches = engine_patches()
         assert len({patch.name for patch in patches}) == len(patches)

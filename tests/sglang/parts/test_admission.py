@@ -12,8 +12,8 @@ pytest.importorskip("sglang")
 
 from sglang.srt.sampling.sampling_params import SamplingParams
 
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, OptionError
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.serving.refusals import refuse_in_diffusion
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang import settings as server
@@ -62,7 +62,7 @@ def request(options: Any = None, **params: Any) -> Any:
     )
 
 
-def manager(architectures: Any = (ARCHITECTURE,)) -> Any:
+def manager(architectures: Any = (TEXT.architecture,)) -> Any:
     """SGLang's tokenizer manager for a model of these architectures."""
     hf_config = SimpleNamespace(architectures=architectures, block_size=32)
     return SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config, vocab_size=100))

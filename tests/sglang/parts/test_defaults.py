@@ -13,8 +13,8 @@ import sglang.srt.arg_groups.model_override_base as base
 import sglang.srt.arg_groups.overrides as overrides
 import sglang.srt.runtime_context as context
 
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import OptionError
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
 from nemotron_diffusion_plugin.sglang.front.defaults import (
     choose_algorithm,
     refuse_unsupported,
@@ -51,7 +51,7 @@ ROPE = {"rope_type": "yarn", "original_max_position_embeddings": 64, "factor": 4
 def arguments(
     algorithm: str | None = None,
     drafts: int | None = None,
-    architectures: Any = (ARCHITECTURE,),
+    architectures: Any = (TEXT.architecture,),
     context_len: int = 256,
     load_format: str = "dummy",
 ) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ from sglang.srt.models.registry import ModelRegistry
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.speculative import spec_registry
 
-from nemotron_diffusion_plugin.model import config
+from nemotron_diffusion_plugin.model import spec
+from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
-from nemotron_diffusion_plugin.serving import ARCHITECTURE
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.sglang import diagnose, register, registration
 from nemotron_diffusion_plugin.sglang.front.flags import add_flags
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
@@ -29,6 +31,7 @@ from nemotron_diffusion_plugin.sglang.settings import FLAG
 pytestmark = pytest.mark.engine
 
 FLAG_HOOK = "sglang.srt.server_args.ServerArgs.add_cli_args"
+ARCHITECTURE = TEXT.architecture
 PATCHES = registration.engine_patches()
 
 
@@ -192,6 +195,38 @@ class TestTakingIn:
         assert registration._take_in(reqs) == reqs
 
 
+class TestOverridesThatDoNotFit:
+    """A class that every process imports does not fit the installed SGLang, though its version is supported."""
+
+    @pytest.fixture(params=["model class", "algorithm"])
+    def _unfit(self, request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*arguments: Any, **keywords: Any) -> None:
+            raise OverrideError("the plugin does not fit: Ours.run")
+
+        if request.param == "model class":
+            monkeypatch.setattr("sglang.srt.models.registry.import_model_classes", refuse)
+        else:
+            monkeypatch.delitem(sys.modules, "nemotron_diffusion_plugin.sglang.algorithm")
+            monkeypatch.delattr("nemotron_diffusion_plugin.sglang.algorithm")
+            monkeypatch.setattr("nemotron_diffusion_plugin.serving.overrides.checked_overrides", refuse)
+
+    @pytest.mark.usefixtures("_unfit")
+    def test_nothing_is_registered(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(logging.getLogger("sglang"), "propagate", True)
+        with caplog.at_level(logging.WARNING, "sglang.nemotron_diffusion_plugin"):
+            register()
+        assert not HookRegistry._hooks
+        assert not resolution_hooks._HOOKS
+        assert spec_registry.get_spec(ALGORITHM) is None
+        assert ARCHITECTURE not in ModelRegistry.models
+        assert (
+            f"the plugin does not fit: Ours.run; {ARCHITECTURE} will not be served, other models are not affected."
+            in caplog.text
+        )
+
+
 class TestAnotherVersion:
     @pytest.fixture(autouse=True)
     def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +236,7 @@ class TestAnotherVersion:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         configs: list[str] = []
-        monkeypatch.setattr(config, "register", lambda: configs.append("config"))
+        monkeypatch.setattr(spec, "register", lambda: configs.append("config"))
         monkeypatch.setattr(logging.getLogger("sglang"), "propagate", True)
         with caplog.at_level(logging.WARNING, "sglang.nemotron_diffusion_plugin"):
             register()

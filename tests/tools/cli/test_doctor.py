@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemotron_diffusion_plugin import __version__
+from nemotron_diffusion_plugin.serving import overrides
 from nemotron_diffusion_plugin.tools.cli import system_checks
 
 
@@ -143,8 +144,23 @@ def test_hooks_of_sglang_are_in_place_before_it_is_asked(monkeypatch):
     stand_in_for_sglang(monkeypatch, lambda: calls.append("hooks"))
     monkeypatch.setattr(plugin, "register", lambda: calls.append("register"))
     monkeypatch.setattr(plugin, "diagnose", lambda: calls.append("diagnose") or [("patch", True, "reason")])
-    assert system_checks.sglang() == [("patch", True, "reason")]
-    assert calls == ["register", "hooks", "diagnose"]
+    monkeypatch.setattr(overrides, "engine_classes", lambda package: calls.append(package) or [int, str])
+    monkeypatch.setattr(overrides, "is_checked", lambda cls: cls is int)
+    fitting = "1 classes fit those of the engine that they derive from"
+    assert system_checks.sglang() == [("patch", True, "reason"), ("overrides", True, fitting)]
+    assert calls == ["register", "hooks", "diagnose", "nemotron_diffusion_plugin.sglang"]
+
+
+def test_an_override_that_does_not_fit_is_a_finding(monkeypatch):
+    def refuse(package):
+        raise overrides.OverrideError(f"{package} does not fit")
+
+    plugin = importlib.import_module("nemotron_diffusion_plugin.vllm")
+    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(plugin, "register", lambda: None)
+    monkeypatch.setattr(plugin, "diagnose", lambda: [])
+    monkeypatch.setattr(overrides, "engine_classes", refuse)
+    assert system_checks.vllm() == [("overrides", False, "nemotron_diffusion_plugin.vllm does not fit")]
 
 
 def stand_in_for_sglang(monkeypatch, apply_hooks=lambda: None):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
+from nemotron_diffusion_plugin.model.spec import TEXT
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.vllm import versions
 
 
@@ -22,18 +27,51 @@ def test_unsupported_names_both_versions(version: str) -> None:
     assert versions.SUPPORTED in message
 
 
-@pytest.mark.engine
-def test_nothing_is_touched_under_another_version(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registering changes nothing of vLLM's."""
     pytest.importorskip("vllm")
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
     from nemotron_diffusion_plugin.vllm import registration
 
     applied: list[str] = []
-    monkeypatch.setattr(versions, "problem", lambda: "vLLM 9 is installed")
     monkeypatch.setattr(registration, "engine_patches", lambda: applied.append("asked"))
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    monkeypatch.delitem(ModelRegistry.models, TEXT.architecture, raising=False)
+    monkeypatch.delitem(MODELS_CONFIG_MAP, TEXT.architecture, raising=False)
+    yield
+    assert applied == []
+    assert TEXT.architecture not in ModelRegistry.models
+    assert TEXT.architecture not in MODELS_CONFIG_MAP
+
+
+@pytest.mark.engine
+def test_nothing_is_touched_under_another_version(
+    untouched: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from nemotron_diffusion_plugin.vllm import registration
+
+    monkeypatch.setattr(versions, "problem", lambda: "vLLM 9 is installed")
+    monkeypatch.setattr(registration, "_override_problem", lambda: pytest.fail("imports classes of ours"))
     with caplog.at_level(logging.WARNING, "vllm.nemotron_diffusion_plugin"):
         registration.register_all()
-    assert applied == []
     assert "vLLM 9 is installed" in caplog.text
+
+
+@pytest.mark.engine
+def test_nothing_is_touched_where_an_override_does_not_fit(
+    untouched: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from nemotron_diffusion_plugin.vllm import front, registration
+
+    class Unfit(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise OverrideError("the plugin does not fit: Ours.run")
+
+    monkeypatch.setitem(sys.modules, front.__name__, Unfit(front.__name__))
+    with caplog.at_level(logging.WARNING, "vllm.nemotron_diffusion_plugin"):
+        registration.register_all()
+    served = f"{TEXT.architecture} will not be served, other models are not affected."
+    assert f"the plugin does not fit: Ours.run; {served}" in caplog.text
