@@ -9,7 +9,10 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
 from sglang.srt.speculative.spec_info import SpecInput, SpecInputType
 
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 
+
+@checked_overrides
 @dataclass
 class SeedRelay(SpecInput):
     """State of a batch between two engine steps: each request's last token, which has no KV yet.
@@ -53,6 +56,7 @@ class SeedRelay(SpecInput):
         self.new_seq_lens = torch.cat((self.new_seq_lens, other.new_seq_lens))
 
 
+@checked_overrides
 @dataclass
 class BlockPass(SpecInput):
     """One forward over blocks: its rows, and whether they see each other in both directions.

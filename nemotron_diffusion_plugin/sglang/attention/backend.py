@@ -11,11 +11,13 @@ from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.runtime_context import get_parallel
+from typing_extensions import override
 
 from nemotron_diffusion_kernels.backends import check_triton
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.block_attention.api import HEAD_SIZES
 from nemotron_diffusion_kernels.block_attention.tiling import MAX_QUERY_LENGTH
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.sglang.attention import NAME
 from nemotron_diffusion_plugin.sglang.spec_inputs import BlockPass
 
@@ -41,6 +43,7 @@ class BlockMetadata:
     max_seq_length: int
 
 
+@checked_overrides
 class BlockAttentionBackend(TritonAttnBackend):
     """Drafts and verify forwards by `block_attention`; prefill, decode steps and other models are SGLang's.
 
@@ -59,6 +62,7 @@ class BlockAttentionBackend(TritonAttnBackend):
         self.causal = torch.ones(requests, dtype=torch.bool, device=device)
         self.bidirectional = torch.zeros(requests, dtype=torch.bool, device=device)
 
+    @override
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         """Prepare a forward once for all layers, without waiting for the device."""
         if not is_over_blocks(forward_batch):
@@ -76,6 +80,7 @@ class BlockAttentionBackend(TritonAttnBackend):
         pages = self._page_table(forward_batch.req_pool_indices, longest)
         self.forward_metadata = BlockMetadata(pages, starts, lengths, longest)
 
+    @override
     def forward_extend(
         self,
         q: torch.Tensor,

@@ -10,8 +10,10 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.runtime_context import get_exec, get_spec
+from typing_extensions import override
 
 from nemotron_diffusion_plugin.serving.draft_lora import has_adapter
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.picking import LOGITS_AT_ONCE
 from nemotron_diffusion_plugin.sglang.graphs.choice import (
     GraphKind,
@@ -32,6 +34,7 @@ INDEX_DTYPES = {"flashinfer": torch.int32, "triton": torch.int64}
 """Backends that size their KV indices for one sequence per captured token unless they are given a buffer."""
 
 
+@checked_overrides
 class BlockGraphRunner(DecodeCudaGraphRunner):
     """SGLang's runner of the target: graphs over whole blocks, and a second runner for decode steps.
 
@@ -72,6 +75,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
         rows = forward_batch.batch_size * self.captured_req_width
         return kind if kind in self.kinds and len(forward_batch.input_ids) == rows else None
 
+    @override
     def can_run_graph(self, forward_batch: ForwardBatch) -> bool:
         """Whether a forward is replayed.
 
@@ -87,12 +91,14 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
             self.model_runner.shared_read_done_event = None
         return bool(runs)
 
+    @override
     def execute(self, forward_batch: ForwardBatch, pp_proxy_tensors: Any = None) -> Any:
         """Replay the graph of a forward that can run."""
         if self.kind_of(forward_batch) is GraphKind.DECODE:
             return self.decode.execute(forward_batch, pp_proxy_tensors)
         return super().execute(forward_batch, pp_proxy_tensors)
 
+    @override
     def load_batch(self, forward_batch: ForwardBatch, pp_proxy_tensors: Any = None) -> None:
         """Put a forward over blocks where its graph reads it."""
         self._replaying = kind = self._kind_to_replay(forward_batch)
@@ -101,6 +107,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
         if kind is GraphKind.DRAFT_LORA:
             set_rows(self.lora_rows, forward_batch.spec_info.lora_rows)
 
+    @override
     def capture(self) -> None:
         """Capture every batch size for every kind; the input buffers and the backend's buffers exist by now."""
         self.lora_rows = torch.zeros(
@@ -109,6 +116,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
         self._metadata = {kind: _copies(self.attn_backend) for kind in self.kinds}
         super().capture()
 
+    @override
     def capture_one_shape(
         self,
         size: int,
@@ -125,6 +133,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
             super().capture_one_shape(size, forward, stream_idx, kind.value, attention_variant)
         self._capturing = None
 
+    @override
     def get_spec_info(self, num_tokens: int) -> BlockPass:
         """The pass that is being captured: what the model reads of it stays in the graph."""
         kind = self._capturing
@@ -137,9 +146,11 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
             lora_rows=self.lora_rows[:num_tokens] if kind is GraphKind.DRAFT_LORA else None,
         )
 
+    @override
     def _resolve_lora_variant(self, forward_batch: ForwardBatch) -> str:
         return self._kind_to_replay(forward_batch).value
 
+    @override
     def _glue_key(self, bs: int, actual_mode: str, attention_variant: str | None) -> tuple[Any, ...]:
         return (*super()._glue_key(bs, actual_mode, attention_variant), self._replaying)
 
@@ -154,6 +165,7 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
             setattr(self.attn_backend, name, value)
 
 
+@checked_overrides
 class DecodeStepGraphRunner(DecodeCudaGraphRunner):
     """Graphs of plain decode steps, which SGLang does not capture for a model that speculates.
 
@@ -165,11 +177,13 @@ class DecodeStepGraphRunner(DecodeCudaGraphRunner):
             model_runner, attn_backend=_decode_backend(model_runner), speculative_num_draft_tokens=1
         )
 
+    @override
     def capture(self) -> None:
         """Capture decode steps; the parent takes every forward of a speculating model for a verify forward."""
         self.capture_forward_mode = ForwardMode.DECODE
         super().capture()
 
+    @override
     def get_spec_info(self, num_tokens: int) -> None:
         """A decode step has no pass."""
 

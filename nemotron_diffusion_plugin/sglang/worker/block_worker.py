@@ -9,6 +9,7 @@ import torch
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
+from typing_extensions import override
 
 from nemotron_diffusion_patches.sglang import response_counts
 from nemotron_diffusion_plugin.core import BlockPhase
@@ -17,6 +18,7 @@ from nemotron_diffusion_plugin.rules.block import block_lengths
 from nemotron_diffusion_plugin.serving.draft_lora import has_adapter
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
@@ -33,6 +35,7 @@ from nemotron_diffusion_plugin.sglang.worker.timing import SlotTimer
 from nemotron_diffusion_plugin.sglang.worker.verification import Verified, Verifier
 
 
+@checked_overrides
 class BlockWorker(BaseSpecWorker):
     """Serves the three modes as draft policies of one engine step: draft, then verify.
 
@@ -73,6 +76,7 @@ class BlockWorker(BaseSpecWorker):
         response_counts.enable()
         serve(self.settings)
 
+    @override
     def init_attention_backends(self) -> None:
         """The target's backend serves both views; the pools exist now, so the request table can be sized."""
         config = self.model_runner.model_config
@@ -102,6 +106,7 @@ class BlockWorker(BaseSpecWorker):
             )
         return str(names.pop())
 
+    @override
     def init_cuda_graphs(self) -> None:
         """Graphs of the draft forward were captured beside the target's (`graphs.py`); now forwards can be timed."""
         has_graphs = getattr(self.model_runner, "decode_cuda_graph_runner", None) is not None
@@ -113,11 +118,13 @@ class BlockWorker(BaseSpecWorker):
         self.model_runner.shared_read_done_event = None  # of the last timed forward
 
     @property
+    @override
     def draft_worker(self) -> None:
         """There is no second model."""
         return None
 
     @property
+    @override
     def spec_v2_attn_backends(self) -> tuple[Any, ...]:
         """The attention backends that a step touches."""
         return (self.model_runner.attn_backend,)
@@ -127,6 +134,7 @@ class BlockWorker(BaseSpecWorker):
             raise AttributeError(name)
         return getattr(self._target_worker, name)
 
+    @override
     def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
         """SGLang takes in the oldest step that it has not taken in: count it."""
         self.counters.step_done(num_correct_drafts_per_req)

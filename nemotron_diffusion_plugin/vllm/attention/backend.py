@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 from vllm import _custom_ops as ops
 from vllm.utils.torch_utils import is_quantized_kv_cache
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
 
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.block_attention.api import HEAD_SIZES
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.vllm.attention.metadata import BlockMetadata, BlockMetadataBuilder
 from nemotron_diffusion_plugin.vllm.attention.registration import NAME
 
@@ -18,6 +20,7 @@ _OLDEST = (8, 0)
 _STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+@checked_overrides
 class BlockAttentionBackend(AttentionBackend):
     """What vLLM asks before it takes the backend; vLLM refuses the rest with the reason."""
 
@@ -26,46 +29,55 @@ class BlockAttentionBackend(AttentionBackend):
     forward_includes_kv_cache_update: bool = False
 
     @staticmethod
+    @override
     def get_name() -> str:
         """A name of vLLM's list."""
         return NAME
 
     @staticmethod
+    @override
     def get_impl_cls() -> type[BlockAttentionImpl]:
         """What a layer runs."""
         return BlockAttentionImpl
 
     @staticmethod
+    @override
     def get_builder_cls() -> type[BlockMetadataBuilder]:
         """What prepares a forward."""
         return BlockMetadataBuilder
 
     @staticmethod
+    @override
     def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
         """Any page would do; pages of 64 and its multiples need one page-table entry per step of the kernel."""
         return [MultipleOf(16)]
 
     @classmethod
+    @override
     def get_supported_head_sizes(cls) -> list[int]:
         """The operator's."""
         return list(HEAD_SIZES)
 
     @classmethod
+    @override
     def supports_non_causal(cls) -> bool:
         """Drafts are bidirectional."""
         return True
 
     @classmethod
+    @override
     def supports_device_cpu_query_lens_mismatch(cls) -> bool:
         """Prompts are cut by the lengths that the host knows."""
         return False
 
     @classmethod
+    @override
     def supports_compute_capability(cls, capability: Any) -> bool:
         """bfloat16 products."""
         return bool(capability >= _OLDEST)
 
     @classmethod
+    @override
     def supports_combination(
         cls, head_size: int, dtype: torch.dtype, kv_cache_dtype: str | None, *_: Any, **__: Any
     ) -> str | None:
@@ -76,6 +88,7 @@ class BlockAttentionBackend(AttentionBackend):
         )
 
 
+@checked_overrides
 class BlockAttentionImpl(AttentionImpl[BlockMetadata]):
     """One layer: keys and values are written by vLLM's kernel, then every row reads all it sees from the cache."""
 
@@ -131,6 +144,7 @@ class BlockAttentionImpl(AttentionImpl[BlockMetadata]):
             layer._v_scale,
         )
 
+    @override
     def forward(
         self,
         layer: Any,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import (
     AttentionCGSupport,
@@ -17,6 +18,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.attention.backends.utils import get_num_attention_heads_from_layers
 
 from nemotron_diffusion_kernels.block_attention.tiling import MAX_QUERY_LENGTH, Tiling, default_tiling
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 
 SUMS_BYTES = 512 << 20
 """Most bytes of float32 sums per split that exist at a time."""
@@ -54,6 +56,7 @@ class BlockMetadata:
     tiling: Tiling
 
 
+@checked_overrides
 class BlockMetadataBuilder(AttentionMetadataBuilder[BlockMetadata]):
     """Cuts a forward into calls of the operator, without waiting for the device.
 
@@ -81,6 +84,7 @@ class BlockMetadataBuilder(AttentionMetadataBuilder[BlockMetadata]):
         self.bidirectional = torch.zeros(requests, dtype=torch.bool, device=device)
 
     @classmethod
+    @override
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
         """Graphs of blocks of one width where one call takes the largest of them.
 
@@ -97,6 +101,7 @@ class BlockMetadataBuilder(AttentionMetadataBuilder[BlockMetadata]):
         fits = rows <= _rows_at_once(model_config.max_model_len, tiling, bytes_per_row)
         return cls._cudagraph_support if fits else AttentionCGSupport.NEVER
 
+    @override
     def build(
         self,
         common_prefix_len: int,

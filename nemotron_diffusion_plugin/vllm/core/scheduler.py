@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -12,6 +13,7 @@ from nemotron_diffusion_patches.vllm.draft_plan import PLAN_ATTRIBUTE
 from nemotron_diffusion_patches.vllm.step_report import REPORT_ATTRIBUTE
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions
 from nemotron_diffusion_plugin.serving.counters import ACCEPTED_IN_CYCLE, STEPS_OF_BLOCK
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, counts_of, start_counting
 from nemotron_diffusion_plugin.vllm.board import CounterBoard, board_path, decision
 from nemotron_diffusion_plugin.vllm.core.auto import (
@@ -31,6 +33,7 @@ _NOW = 0
 _UNTIL_RELEASED = sys.maxsize
 
 
+@checked_overrides
 class BlockScheduling(Scheduler):
     """What both schedulers share; a mixin in front of vLLM's synchronous or asynchronous scheduler.
 
@@ -52,6 +55,7 @@ class BlockScheduling(Scheduler):
         self._in_flight: set[str] = set()
         self._scheduled_nothing = False
 
+    @override
     def schedule(self, *arguments: Any, **keywords: Any) -> Any:
         """Schedule a step; parked requests stay out unless nobody else can run."""
         if self._parked and (self._scheduled_nothing or not (self._neighbours() or self.waiting)):
@@ -62,6 +66,7 @@ class BlockScheduling(Scheduler):
             self.board.add("causal_forwards")
         return output
 
+    @override
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Take in the step's tokens and what the worker reports about its blocks."""
         report: DenoiseReport | None = getattr(model_runner_output, REPORT_ATTRIBUTE, None)
@@ -75,6 +80,7 @@ class BlockScheduling(Scheduler):
             self._park(report.denoising | self._in_flight)
         return outputs
 
+    @override
     def make_spec_decoding_stats(
         self,
         spec_decoding_stats: Any,
@@ -101,11 +107,13 @@ class BlockScheduling(Scheduler):
             spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
         )
 
+    @override
     def shutdown(self) -> None:
         """Remove the counters with the engine."""
         self.board.close()
         super().shutdown()
 
+    @override
     def _update_request_with_output(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
         first = request.num_output_tokens == 0
         tokens, stopped = super()._update_request_with_output(request, *arguments, **keywords)
@@ -133,6 +141,7 @@ class BlockScheduling(Scheduler):
             if request is not None and (counts := counts_of(request)):
                 counts.block_denoised(steps)
 
+    @override
     def _free_request(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
         """What a request took goes with its last output (`patches/…/response_counts.py`)."""
         transfer, *others = super()._free_request(request, *arguments, **keywords)
@@ -140,6 +149,7 @@ class BlockScheduling(Scheduler):
             transfer = {**(transfer or {}), RESPONSE_KEY: counts.summary()}
         return transfer, *others
 
+    @override
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         super()._update_after_schedule(scheduler_output)
         setattr(scheduler_output, PLAN_ATTRIBUTE, self._plan_drafts(scheduler_output.num_scheduled_tokens))
@@ -194,9 +204,11 @@ class BlockScheduling(Scheduler):
             request.next_decode_eligible_step = step
 
 
+@checked_overrides
 class SyncBlockScheduler(BlockScheduling):
     """Drafts of a step are trimmed before the next one is scheduled."""
 
+    @override
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Cut each request's drafts to the number its mode and its place in the block call for."""
         constrained = []
@@ -221,9 +233,11 @@ class SyncBlockScheduler(BlockScheduling):
         note_proposed(request, 0)
 
 
+@checked_overrides
 class AsyncBlockScheduler(BlockScheduling, AsyncScheduler):
     """Drafts are placeholders; the step after next is scheduled before this one has come back."""
 
+    @override
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         super()._update_after_schedule(scheduler_output)
         mixed = any(not self._is_diffusion(request) for request in self.running)

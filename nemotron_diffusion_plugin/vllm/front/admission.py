@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from typing_extensions import override
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.refusals import (
     penalties_of,
     refuse_all_but_ar,
@@ -70,18 +72,22 @@ def _refuse_counts_without_a_place(params: Any, options: DecodingOptions) -> Non
         refuse_counts(options, "vLLM finds stop strings outside its engine, which reports nothing then")
 
 
+@checked_overrides
 class Admission(LogitsProcessor):
     """Validates requests in the API server; it never touches logits."""
 
     @classmethod
+    @override
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise `OptionError` (a ValueError, answered with 400) naming field, value and what is allowed."""
         validate_request(sampling_params)
 
+    @override
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """No request needs its logits processed."""
         return False
 
+    @override
     def apply(self, logits: Any, ctx: Any) -> Any:
         """Return the logits as they are."""
         return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import override
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from nemotron_diffusion_patches.vllm import request_validation, response_counts
@@ -11,6 +12,7 @@ from nemotron_diffusion_patches.vllm import span_attributes as span_attributes_p
 from nemotron_diffusion_plugin.auto.requests import describe
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.settings import ServerSettings
@@ -28,10 +30,12 @@ from nemotron_diffusion_plugin.vllm.settings import server_settings
 SCHEDULER_PATH = "nemotron_diffusion_plugin.vllm.core.scheduler.make_scheduler"
 
 
+@checked_overrides
 class ServingDefaults(VerifyAndUpdateConfig):
     """Serving defaults of the architecture; what the user set explicitly stays."""
 
     @classmethod
+    @override
     def verify_and_update_config(cls, vllm_config: Any) -> None:
         """Set up block drafting unless the user brought another speculator.
 

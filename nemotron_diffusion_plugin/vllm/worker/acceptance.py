@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 from vllm.v1.worker.gpu.sample.logprob import compute_topk_scores
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
@@ -22,6 +23,7 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from nemotron_diffusion_plugin.serving.operators import Operators
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.vllm.worker.logprobs import LOGITS_MODES, put_commit_scores
 
@@ -40,6 +42,7 @@ def planned_successors(
     return torch.where(inside, planned, sampled)
 
 
+@checked_overrides
 class BlockSampler(Sampler):
     """vLLM's sampler; a diffusion request inside a planned block gets its planned token."""
 
@@ -76,6 +79,7 @@ class BlockSampler(Sampler):
             )
         return output
 
+    @override
     def sample(
         self,
         logits: torch.Tensor,
@@ -95,6 +99,7 @@ class BlockSampler(Sampler):
         return sampled, processed
 
 
+@checked_overrides
 class BlockRejectionSampler(RejectionSampler):
     """vLLM's rejection sampler; every draft of a diffusion request is accepted, with a seed those that AR draws.
 
@@ -120,6 +125,7 @@ class BlockRejectionSampler(RejectionSampler):
         self.block_sampler.last_output = output
         return output
 
+    @override
     def _verify(
         self,
         logits: torch.Tensor,
@@ -163,6 +169,7 @@ class BlockRejectionSampler(RejectionSampler):
             _accept_by_seed(operators, drawn, verify_draft_sampled, cu_num_logits, rows, sampled, num_sampled)
         return processed, sampled, num_sampled
 
+    @override
     def _get_logprobs_tensors(
         self,
         sampled: torch.Tensor,

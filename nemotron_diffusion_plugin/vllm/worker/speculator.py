@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 from vllm.v1.worker.gpu.states import RequestState
@@ -21,6 +22,7 @@ from nemotron_diffusion_plugin.rules.block import last_position
 from nemotron_diffusion_plugin.serving.constrained_drafts import DraftWalk
 from nemotron_diffusion_plugin.serving.drafting import UNBOUNDED, Drafter, DraftResult, DraftStep
 from nemotron_diffusion_plugin.serving.operators import make_operators
+from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.serving.slots import SlotTable
 from nemotron_diffusion_plugin.settings import MEASURED
@@ -41,6 +43,7 @@ def speculator_of(vllm_config: Any) -> BlockSpeculator:
     return _speculators[id(vllm_config)]
 
 
+@checked_overrides
 class BlockSpeculator(BaseSpeculator):
     """Serves the three modes as draft policies of one engine step: verify, then draft.
 
@@ -82,9 +85,11 @@ class BlockSpeculator(BaseSpeculator):
         """Most tokens of a request; the engine may lower it while it sizes the KV cache."""
         return int(self.vllm_config.model_config.max_model_len)
 
+    @override
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Draft forwards run eagerly or compiled, outside CUDA graphs."""
 
+    @override
     def capture(self) -> None:
         """Nothing to capture."""
 
@@ -137,6 +142,7 @@ class BlockSpeculator(BaseSpeculator):
             input_batch.input_ids[end - count : end] = drafts.to(input_batch.input_ids.dtype)
 
     @torch.inference_mode()
+    @override
     def propose(
         self,
         input_batch: Any,
