@@ -14,7 +14,7 @@ TOOLS        = python=$$($(INSTALL)) || exit 1
 BENCH_ENGINES = $(if $(filter file,$(origin ENGINE)),vllm sglang,$(ENGINE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve bench test test-unit test-engine lint format clean
+.PHONY: help setup demo serve bench test test-all test-unit test-engine lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: check-python check-engine  ## measure all ways to decode the tiny model, 
 
 test: check-python  ## lint, types, unit tests, tests through both engines
 	@$(TOOLS); exec "$$python" -m tests.run
+
+test-all: check-python  ## the long lane: all of that in full size, and the tests marked long
+	@$(TOOLS); exec "$$python" -m tests.run --all
 
 test-unit: check-python  ## the tests that need no engine, in seconds
 	@$(TOOLS); exec "$$python" -m tests.run unit

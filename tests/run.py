@@ -1,27 +1,55 @@
-"""Run the project's checks one after the other and say how long each took: `python -m tests.run [STEP…]`.
+"""Run the project's checks one after the other and say how long each took: `python -m tests.run [--all] [STEP…]`.
 
 Steps: lint, types, unit, and engine-vllm and engine-sglang, which run in the environment of that engine. All steps run
 even when an earlier one fails; the exit status is 1 when any failed. The steps of two engines run side by side, as a
-server that starts keeps one core busy; the name of the engine stands before each line then.
+server that starts keeps one core busy; the name of the engine stands before each line then. `--all` is the long lane:
+the tests marked `long` too, and every test in its full size (tests/README.md).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests.engines import starts
 from tests.engines.install import detect_device, install
 from tests.engines.recipe import ENGINES, SetupError, load_recipe
 from tests.engines.server import CHECKOUT
 
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
 STEPS = ("lint", "types", "unit", *(f"engine-{engine}" for engine in ENGINES))
+FULL_SIZES = {
+    "NEMOTRON_DIFFUSION_DRAWS": "20000",
+    "NEMOTRON_DIFFUSION_STEPS": "10000",
+    "NEMOTRON_DIFFUSION_JSON_RUNS": "200",
+    "NEMOTRON_DIFFUSION_CLIENTS": "500",
+    "NEMOTRON_DIFFUSION_ROUNDS": "60",
+    "NEMOTRON_DIFFUSION_FUZZ": "2000",
+}
+"""The sizes of the long lane; a variable that is set already wins."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a step ended, after how many seconds, and what it started of its engine."""
+
+    step: str
+    seconds: float
+    is_good: bool
+    starts: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        said = f"{self.step:13} {self.seconds:7.1f} s  {'ok' if self.is_good else 'FAILED'}"
+        return f"{said:34} {starts.summary(self.starts)}" if self.starts else said
 
 
 def engine_of(step: str) -> str | None:
@@ -30,15 +58,15 @@ def engine_of(step: str) -> str | None:
 
 
 def engine_folders(engine: str) -> list[str]:
-    return [f"tests/engines/{engine}", f"tests/patches/{engine}", f"tests/{engine}"]
+    return ["tests/served", f"tests/engines/{engine}", f"tests/patches/{engine}", f"tests/{engine}"]
 
 
-def commands(step: str, python: str | Path) -> list[list[str]]:
+def commands(step: str, python: str | Path, long: bool = False) -> list[list[str]]:
     """Return the command lines of one of `STEPS`."""
-    engine, pytest = engine_of(step), [str(python), "-m", "pytest"]
+    engine, pytest = engine_of(step), [str(python), "-m", "pytest", *(["-m", ""] if long else [])]
     if engine is not None:
         return [[*pytest, *(folder for folder in engine_folders(engine) if (CHECKOUT / folder).is_dir())]]
-    ignored = [f"--ignore={folder}" for engine in ENGINES for folder in engine_folders(engine)]
+    ignored = {f"--ignore={folder}": None for engine in ENGINES for folder in engine_folders(engine)}
     return {
         "lint": [
             [str(python), "-m", "ruff", "check", "."],
@@ -50,9 +78,10 @@ def commands(step: str, python: str | Path) -> list[list[str]]:
     }[step]
 
 
-def variables(step: str) -> dict[str, str]:
+def variables(step: str, long: bool = False) -> dict[str, str]:
     """Return the environment of a step: the engine's for its tests, one thread for all."""
-    base = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "HF_HUB_OFFLINE": "1"}
+    base = {**(FULL_SIZES if long else {}), **os.environ, "HF_HUB_OFFLINE": "1"}
+    base.setdefault("OMP_NUM_THREADS", "1")
     engine = engine_of(step)
     if engine is None:
         return base
@@ -60,19 +89,21 @@ def variables(step: str) -> dict[str, str]:
     return dict(launch.environment(base))
 
 
-def run(step: str, prefix: str = "") -> bool:
-    """Run the commands of a step, all of them, and return whether all succeeded; `prefix` goes before each line."""
-    engine = engine_of(step)
+def run(step: str, prefix: str = "", long: bool = False) -> Result:
+    """Run the commands of a step, all of them; `prefix` goes before each line."""
+    engine, start = engine_of(step), time.monotonic()
     try:
         python = sys.executable if engine is None else install(load_recipe(engine), detect_device())
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
-        return False
+        return Result(step, time.monotonic() - start, False)
     statuses = []
-    for command in commands(step, python):
-        print(f"\n{prefix}== {step}: {' '.join(command[2:])}", flush=True)
-        statuses.append(execute(command, variables(step), prefix))
-    return not any(statuses)
+    with tempfile.NamedTemporaryFile(prefix="engine-starts-") as counted:
+        environment = {**variables(step, long), starts.VARIABLE: counted.name}
+        for command in commands(step, python, long):
+            print(f"\n{prefix}== {step}: {' '.join(command[2:])}", flush=True)
+            statuses.append(execute(command, environment, prefix))
+        return Result(step, time.monotonic() - start, not any(statuses), starts.read(counted.name))
 
 
 def execute(command: list[str], environment: dict[str, str], prefix: str) -> int:
@@ -94,28 +125,23 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
     return process.returncode
 
 
-def timed(step: str, prefix: str) -> tuple[str, float, bool]:
-    """Run a step; returns its name, its seconds and whether it succeeded."""
-    start = time.monotonic()
-    is_good = run(step, prefix)
-    return step, time.monotonic() - start, is_good
-
-
-def main(steps: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
+    long, steps = "--all" in arguments, [word for word in arguments if word != "--all"]
     unknown = [step for step in steps if step not in STEPS]
     if unknown:
         print(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    chosen = steps or STEPS
-    results = [timed(step, "") for step in chosen if engine_of(step) is None]
+    begun, chosen = time.monotonic(), steps or STEPS
+    results = [run(step, "", long) for step in chosen if engine_of(step) is None]
     if of_engines := [step for step in chosen if engine_of(step) is not None]:
         prefixes = [f"{engine_of(step)}: " if len(of_engines) > 1 else "" for step in of_engines]
         with ThreadPoolExecutor(len(of_engines)) as pool:
-            results += pool.map(timed, of_engines, prefixes)
+            results += pool.map(run, of_engines, prefixes, [long] * len(of_engines))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print("\n== summary")
-    for step, seconds, is_good in results:
-        print(f"{step:13} {seconds:7.1f} s  {'ok' if is_good else 'FAILED'}")
-    return 0 if all(is_good for *_, is_good in results) else 1
+    print(f"{time.monotonic() - begun:.0f} s, of processors {used.ru_utime + used.ru_stime:.0f} s")
+    print(*results, sep="\n")
+    return 0 if all(result.is_good for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from tests.common.cases import Case, prompt
 from tests.common.checkpoints import TRAINED
-from tests.common.metrics import Metrics
 
 ON_A_GPU: dict[str, Any] = {"forward_costs": {"causal": [[1, 4.4], [206, 4.4], [412, 8.8]]}}
 """Settings by which auto chooses as for the 8B model on an H200, whatever forwards take on this machine."""
@@ -49,14 +48,3 @@ def company(vocab_size: int) -> list[Case]:
     """Two AR requests that run for a while."""
     rng = random.Random(12)
     return [Case(prompt(rng, 5, vocab_size), 480, {"decoding_mode": "ar"}, ignore_eos=True) for _ in range(2)]
-
-
-def forwards_since(before: Metrics, after: Metrics) -> dict[str, int]:
-    """Forwards of requests in auto by kind."""
-    return {kind: n - before.forwards("auto")[kind] for kind, n in after.forwards("auto").items()}
-
-
-def decisions_since(before: Metrics, after: Metrics) -> dict[int, int]:
-    """How often each length was chosen, those that were not left out."""
-    counts = {block: n - before.decisions()[block] for block, n in after.decisions().items()}
-    return {block: n for block, n in counts.items() if n}

@@ -8,9 +8,9 @@ import numpy as np
 
 
 class Automaton:
-    """Allows behind each state some tokens, each of which leads to a state; a state without tokens has ended.
+    """Allows after each state some tokens, each of which leads to a state; a state without tokens has ended.
 
-    A `decoding.constrain.DraftGrammar` that counts the masks it has made.
+    A `rules.constrain.DraftGrammar` that counts the masks it has made.
     """
 
     def __init__(self, vocab_size: int, edges: dict[int, dict[int, int]], start: int = 0) -> None:

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tests.engines import starts
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -120,6 +122,7 @@ class EngineServer(ABC):
         return f"http://{HOST}:{self.port}"
 
     def __enter__(self) -> Self:
+        start = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -136,6 +139,8 @@ class EngineServer(ABC):
         except BaseException:
             self.stop()
             raise
+        finally:
+            starts.add(f"server {self.log.stem} of {Path(self.model).name}", time.monotonic() - start)
         return self
 
     def __exit__(
@@ -216,6 +221,7 @@ def launch(
             position = options.index("--port")
             port = int(options[position + 1])
             del options[position : position + 2]
+        starts.add(f"server of {Path(model).name}")
         command = serve_command(model, port, options)
     elif len(arguments) >= 2 and arguments[0] == "run":
         command = list(arguments[1:])

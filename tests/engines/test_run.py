@@ -38,11 +38,33 @@ def test_an_engine_that_cannot_be_set_up_is_a_failed_step(
         raise SetupError("no network")
 
     monkeypatch.setattr(run, "install", install)
-    monkeypatch.setattr(run, "commands", lambda step, python: [[sys.executable, "-c", ""]])
+    monkeypatch.setattr(run, "commands", lambda step, python, long: [[sys.executable, "-c", ""]])
     assert run.main(["unit", "engine-sglang"]) == 1
     output = capsys.readouterr()
     assert "no network" in output.err
     assert [line.split()[-1] for line in output.out.splitlines()[-2:]] == ["ok", "FAILED"]
+
+
+def test_the_long_lane_runs_everything_in_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEMOTRON_DIFFUSION_FUZZ", "7")
+    monkeypatch.delenv("NEMOTRON_DIFFUSION_DRAWS", raising=False)
+    for step in ("unit", "engine-vllm", "engine-sglang"):
+        [short], [long] = run.commands(step, "python"), run.commands(step, "python", long=True)
+        assert [word for word in long if word not in short] == [""]
+        variables = run.variables(step, long=True)
+        assert variables["NEMOTRON_DIFFUSION_DRAWS"] == run.FULL_SIZES["NEMOTRON_DIFFUSION_DRAWS"]
+        assert variables["NEMOTRON_DIFFUSION_FUZZ"] == "7"
+        assert "NEMOTRON_DIFFUSION_DRAWS" not in run.variables(step)
+
+
+def test_engine_starts_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from tests.engines import starts; starts.add('a server', 2.0); starts.add_forked()"
+    monkeypatch.setattr(run, "install", lambda recipe, device: sys.executable)
+    monkeypatch.setattr(run, "commands", lambda step, python, long: [[sys.executable, "-c", code]])
+    assert run.main(["engine-vllm"]) == 0
+    assert capsys.readouterr().out.endswith("1 engine starts and 1 in forked processes\n")
 
 
 def test_two_engines_run_side_by_side_and_say_who_speaks(
@@ -58,7 +80,7 @@ def test_two_engines_run_side_by_side_and_say_who_speaks(
     )
     met = {"engine-vllm": ("a", "b", "0"), "engine-sglang": ("b", "a", "3")}
 
-    def commands(step: str, python: str | Path) -> list[list[str]]:
+    def commands(step: str, python: str | Path, long: bool) -> list[list[str]]:
         mine, other, status = met[step]
         return [[sys.executable, "-c", code, str(tmp_path / mine), str(tmp_path / other), status]]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import starts
 from tests.engines.server import EngineServer, ServerError
 
 ANSWERING = """
@@ -20,6 +21,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+
+
+@pytest.fixture(autouse=True)
+def _count_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine starts here."""
+    monkeypatch.delenv(starts.VARIABLE, raising=False)
 
 
 class StandIn(EngineServer):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.common.auto import AR_IN_COMPANY, ON_A_GPU
-from tests.common.cases import Reference
+from tests.common.cases import Case
 from tests.common.eagle3 import DEPTH, HEAD
-from tests.common.endpoint import CHAT, SGLANG, Endpoint
 from tests.engines.sglang.launch import Server
+from tests.served import running
+from tests.served.client import Answer
+from tests.served.endpoint import CHAT, SGLANG
+from tests.served.metrics import Metrics
 from tests.sglang.client import Client
+from tests.sglang.inside import forward_log
+
+__all__ = ["SETUPS", "Client", "Running", "Server", "Setup"]
 
 ALWAYS = {
     # The scheduler looks for lost KV slots whenever nothing runs, and ends with the server when it finds one.
@@ -21,6 +28,8 @@ ALWAYS = {
     # SGLang would compile the repetition penalty for a quarter of a minute.
     "TORCHDYNAMO_DISABLE": "1",
 }
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+"""Also where KV is handed out in pages, by a Triton kernel."""
 
 
 @dataclass(frozen=True)
@@ -28,34 +37,52 @@ class Setup:
     """How a server is started.
 
     Attributes:
+        context: the longest prompt and answer together, in tokens.
         environment_defaults: the server's decoding options, by environment instead of by flag.
         page_size: tokens of a page of the KV pool.
+        chunk: tokens of a prompt that one step takes in, 0 for all.
         logs_forwards: whether `tests.sglang.inside.forward_log` is loaded.
+        overlap: whether steps are scheduled ahead.
         retracts: whether requests are retracted, which drafts a block again and so changes the counters.
     """
 
     checkpoint: str
-    context_length: int = 512
+    context: int = 512
     options: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     environment_defaults: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     page_size: int = 1
+    chunk: int = 0
     logs_forwards: bool = False
     overlap: bool = True
     retracts: bool = False
 
+    cuts_blocks = False
+    answer_reserve = 2
+    """Positions of the context that no answer gets: SGLang keeps them for itself."""
+
     @property
-    def variables(self) -> dict[str, str]:
+    def ahead(self) -> bool:
+        return self.overlap
+
+    @property
+    def reference_defaults(self) -> dict[str, Any]:
+        return self.defaults or self.environment_defaults
+
+    def variables_in(self, folder: Path) -> dict[str, str]:
         defaults = self.environment_defaults
         named = {"NEMOTRON_DIFFUSION_OPTIONS": json.dumps(defaults)} if defaults else {}
-        return {**ALWAYS, **named, **self.environment}
+        path = os.environ.get("PYTHONPATH", "")
+        log = forward_log.variables(folder, path) if self.logs_forwards else {}
+        return {**ALWAYS, **named, **self.environment, **log}
 
     @property
     def command_line(self) -> tuple[str, ...]:
         flag = ("--decoding-options", json.dumps(self.defaults)) if self.defaults else ()
         return (
-            *("--context-length", str(self.context_length), "--page-size", str(self.page_size)),
+            *("--context-length", str(self.context), "--page-size", str(self.page_size)),
+            *(("--chunked-prefill-size", str(self.chunk)) if self.chunk else ()),
             *(() if self.overlap else ("--disable-overlap-schedule",)),
             *(*self.options, *flag),
         )
@@ -78,13 +105,14 @@ SETUPS: dict[str, Setup] = {
         options=("--reasoning-parser", "mimo", "--enable-strict-thinking"),
         defaults=ON_A_GPU,
     ),
-    # No step is scheduled ahead, and prompts are cut.
-    "sync": Setup("sharded", options=("--chunked-prefill-size", "16"), overlap=False),
+    # No step is scheduled ahead, prompts are cut, and KV is handed out in pages.
     "paged": Setup(
-        "plain",
+        "sharded",
         page_size=32,
+        chunk=32,
+        overlap=False,
         environment_defaults={"decoding_mode": "ar", "block_size": 16},
-        environment={"TRITON_INTERPRET": "1"},  # pages are handed out by a Triton kernel
+        environment=INTERPRETED,
     ),
     # Too little KV for 16 requests, and one of them retracted in every 25th step; diffusion for who names no mode.
     "pool": Setup(
@@ -112,11 +140,27 @@ SETUPS: dict[str, Setup] = {
         options=("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(DEPTH + 1)),
     ),
     "auto": Setup("trained", defaults=AR_IN_COMPANY),
+    # In the long lane only: other weights, pages and cut prompts each alone, our kernels, another attention backend.
+    "plain": Setup(
+        "plain",
+        page_size=32,
+        environment_defaults={"decoding_mode": "ar", "block_size": 16},
+        environment=INTERPRETED,
+    ),
+    "sync": Setup("sharded", chunk=16, overlap=False),
+    "kernels": Setup(
+        "one-layer",
+        context=64,
+        page_size=16,
+        options=("--attention-backend", "nemotron_block", "--max-total-tokens", "512"),
+        environment=INTERPRETED,
+        defaults={"kernels": "triton"},
+    ),
     "triton": Setup(
         "one-layer",
-        context_length=64,
+        context=64,
         options=("--attention-backend", "triton", "--max-total-tokens", "512"),
-        environment={"TRITON_INTERPRET": "1"},
+        environment=INTERPRETED,
         defaults=ON_A_GPU,
     ),
 }
@@ -134,27 +178,23 @@ def has_bad_regex(fields: Any) -> bool:
     return False
 
 
-@dataclass
-class Running:
-    """A server that answers, a client of it, and the reference decoder with its limits."""
+class Running(running.Running[Client]):
+    """A server of SGLang."""
 
-    name: str
-    setup: Setup
-    server: Server
-    client: Client
-    reference: Reference
-    forward_log: Path
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.client.http, self.client.model, SGLANG)
+    options_field = SGLANG
 
     def idle(self) -> bool:
-        """Whether, after a while at most, nothing runs or waits; SGLang's memory check ends a server that lost KV."""
+        """SGLang's memory check ends a server that lost KV."""
         return self.client.empty_cache(60.0) and self.server.is_running()
 
+    def was_interrupted(self, before: Metrics, after: Metrics) -> bool:
+        return bool(self.setup.retracts)
+
+    def complete_with_hits(self, case: Case, **fields: Any) -> tuple[Answer, int]:
+        answer = self.client.complete(case, **fields)
+        return answer, int(answer.raw["cached_tokens"])
+
     def is_known_error(self, path: str, content: bytes) -> bool:
-        """Whether SGLang itself answers this body with 500, whatever the model (tests/README.md)."""
         body = json.loads(content)
         if not isinstance(body, dict):
             return path == CHAT
@@ -162,14 +202,13 @@ class Running:
         embeds = path == "/generate" and body.get("input_embeds") in ([], [[]])
         return chat_format or embeds or has_bad_regex(body) or has_bad_regex(body.get("sampling_params"))
 
-    def tokenize(self, text: str) -> list[int]:
-        body = {"model": self.client.model, "prompt": text, "add_special_tokens": False}
-        return list(self.client.post(body, path="/tokenize").json()["tokens"])
-
     def detokenize(self, token_ids: list[int]) -> str:
-        """The text of token ids as the server's tokenizer writes it, special tokens included."""
         body = {"model": self.client.model, "tokens": token_ids, "skip_special_tokens": False}
         return str(self.client.post(body, path="/detokenize").json()["text"])
+
+    @property
+    def forward_log(self) -> Path:
+        return self.folder / forward_log.FILE
 
     def retractions(self, why: str) -> int:
         """How many retractions the log tells of: "KV cache pool is full" or "Testing retraction"."""

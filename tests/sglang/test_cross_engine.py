@@ -6,25 +6,25 @@ The engines cannot share an environment, so vLLM's server runs with the Python o
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.common.cases import DIFFUSION_OPTIONS, MODES, SPECULATION_OPTIONS, Case, mixed_cases, prompt
+from tests.common.cases import MODES, mixed_cases
 from tests.common.checkpoints import TRAINED
-from tests.common.metrics import Metrics
 from tests.engines.install import detect_device, install
 from tests.engines.recipe import load_recipe
 from tests.engines.sglang import launch as sglang_launch
 from tests.engines.vllm import launch as vllm_launch
+from tests.served.metrics import Metrics
+from tests.served.running import forwards_between
+from tests.served.test_tokens import VOCABULARY
+from tests.served.test_tokens import agreed_cases as cases
 from tests.sglang.client import Client as SglangClient
 from tests.vllm.client import Client as VllmClient
 
-pytestmark = pytest.mark.engine
-VOCABULARY = 1024
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 OWN = ("SGLANG_", "PYTHONPATH", "OMP_NUM_THREADS", "TRITON_")
 
 
@@ -42,17 +42,6 @@ class VllmServer(vllm_launch.Server):
         return vllm_launch.environment(clean, offline=True)
 
 
-def cases() -> list[Case]:
-    rng = random.Random(21)
-    options: list[dict[str, Any]] = [{"decoding_mode": "ar"}]
-    options += [{"decoding_mode": "diffusion", **chosen} for chosen in DIFFUSION_OPTIONS]
-    options += [{"decoding_mode": "self_speculation", **chosen} for chosen in SPECULATION_OPTIONS]
-    return [
-        Case(prompt(rng, rng.choice((3, 32, 70)), VOCABULARY), 50, chosen, rng.random() < 0.7)
-        for chosen in options
-    ]
-
-
 Observed = list[tuple[list[int], str | None, dict[str, int]]]
 
 
@@ -62,10 +51,9 @@ def observe(client: VllmClient | SglangClient) -> tuple[Observed, list[list[int]
     settled: Callable[[], Metrics] = client.settled
     for case in cases():
         mode = case.options["decoding_mode"]
-        before = settled().forwards(mode)
+        before = settled()
         answer = client.complete(case)
-        after = settled().forwards(mode)
-        forwards = {kind: after[kind] - before[kind] for kind in after}
+        forwards = forwards_between(before, settled(), mode)
         alone.append((answer.token_ids, answer.finish_reason, forwards))
     mixed = client.complete_all(mixed_cases(VOCABULARY, seed=30, most_tokens=60))
     return alone, [answer.token_ids for answer in mixed]

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.common.cases import Case
+from tests.common.llama import write_llama
 from tests.engines.sglang.launch import Server
 from tests.sglang.client import Client
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 CPU_PLUGIN = "sglang_on_cpu"
 OUR_PLUGIN = "nemotron_diffusion"
@@ -48,19 +47,7 @@ def serve(folder: Path, log: Path, plugins: str) -> tuple[list[list[int]], dict[
 
 def test_llama_is_served_as_without_the_plugin(tmp_path: Path) -> None:
     """The same tokens and the same settings; options of ours mean nothing there."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        initializer_range=0.4,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    write_llama(tmp_path / "model")
     without = serve(tmp_path / "model", tmp_path / "without.log", CPU_PLUGIN)
     beside = serve(tmp_path / "model", tmp_path / "beside.log", f"{CPU_PLUGIN},{OUR_PLUGIN}")
     assert beside[0] == without[0]

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.common.cases import MODES, Case, prompt
+from tests.served.setups import on
 from tests.sglang.servers import Running
 
 ROUNDS = 5
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.engine
 FULL, FORCED = "KV cache pool is full", "Testing retraction"
 
 
-@pytest.mark.parametrize("running", ["sync"], indirect=True, scope="session")
+@on("paged", long=("sync",))
 def test_prompts_are_cut(running: Running) -> None:
     vocab = running.reference.config.vocab_size
     for mode in MODES:
@@ -24,10 +25,10 @@ def test_prompts_are_cut(running: Running) -> None:
         before = running.client.settled()
         assert running.client.complete(long).token_ids == expected.token_ids
         causal = running.client.settled().engine("causal") - before.engine("causal")
-        assert causal == expected.verify_forwards + -(-300 // 16)
+        assert causal == expected.verify_forwards + -(-300 // running.setup.chunk)
 
 
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@on("pool")
 def test_pool_retracts(running: Running) -> None:
     """A retracted request gives the tokens it would have given, whichever mode it is in and wherever it stood."""
     vocab, rng = running.reference.config.vocab_size, random.Random(4)
@@ -40,7 +41,7 @@ def test_pool_retracts(running: Running) -> None:
         ]
         for case, answer in zip(cases, running.client.complete_all(cases), strict=True):
             assert answer.token_ids == running.reference.generate(case).token_ids, case
-            if answer.meta["num_retractions"]:
+            if answer.raw["num_retractions"]:
                 retracted.add(case.options["decoding_mode"])
         if retracted == set(MODES):
             break
@@ -50,7 +51,7 @@ def test_pool_retracts(running: Running) -> None:
     assert running.client.empty_cache()
 
 
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@on("pool")
 def test_retracted_with_logprobs(running: Running) -> None:
     """Log-probabilities of a retracted request are those of its tokens, each once."""
     vocab, rng = running.reference.config.vocab_size, random.Random(5)
@@ -58,15 +59,15 @@ def test_retracted_with_logprobs(running: Running) -> None:
         Case(prompt(rng, 20, vocab), 60, {"decoding_mode": MODES[number % 3]}, ignore_eos=True)
         for number in range(9)
     ]
-    answers = running.client.complete_all(cases, return_logprob=True)
+    answers = running.client.complete_all(cases, logprobs=1)
     for case, answer in zip(cases, answers, strict=True):
         assert answer.token_ids == running.reference.generate(case).token_ids, case
         expected = running.reference.chosen_with(case)
         assert answer.logprobs == pytest.approx(expected, abs=2e-4), case
-    assert any(answer.meta["num_retractions"] for answer in answers)
+    assert any(answer.raw["num_retractions"] for answer in answers)
 
 
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@on("pool")
 @pytest.mark.parametrize("mode", MODES)
 def test_retracted_while_streaming(running: Running, mode: str) -> None:
     """What a client has got already is never taken back."""
@@ -81,23 +82,3 @@ def test_retracted_while_streaming(running: Running, mode: str) -> None:
             assert event["output_ids"] == expected[: counts[-1]]
     assert counts == sorted(counts)
     assert counts[-1] == 150
-
-
-@pytest.mark.parametrize("running", ["pool", "paged"], indirect=True, scope="session")
-def test_server_defaults(running: Running) -> None:
-    """A request that names no option gets the server's, and may still override each of them.
-
-    One server got them by flag, the other one by environment.
-    """
-    tokens = prompt(random.Random(6), 20, running.reference.config.vocab_size)
-    default = {"pool": "diffusion", "paged": "ar"}[running.name]
-    assert running.reference.defaults.block_size == 16
-    for options in ({}, {"threshold": 0.2}, {"block_size": 32}, *({"decoding_mode": mode} for mode in MODES)):
-        case = Case(tokens, 50, options, ignore_eos=True)
-        mode = running.reference.mode(case)
-        assert mode == options.get("decoding_mode", default)
-        before = running.client.settled()
-        assert running.client.complete(case).token_ids == running.reference.generate(case).token_ids
-        after = running.client.settled()
-        forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
-        assert forwards == running.reference.totals([case], mode), options

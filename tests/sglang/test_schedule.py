@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 from tests.common.cases import MODES, Case, prompt
+from tests.served.setups import on
 from tests.sglang.servers import Running
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize("running", ["trained"], indirect=True, scope="session"),
-]
+pytestmark = [pytest.mark.engine, on("trained")]
 MOST_FORWARDS = 6
 SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step": 1}
 

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 
 from tests.common.cases import Case, mixed_cases
-from tests.common.endpoint import CHAT
+from tests.served.endpoint import CHAT
+from tests.served.setups import on
 from tests.sglang.servers import Running
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize("running", ["thinking"], indirect=True, scope="session"),
-]
+pytestmark = [pytest.mark.engine, on("thinking")]
 QUESTION = "Add 276 and 548 step by step."
 
 

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.common.auto import AR_IN_COMPANY, ON_A_GPU
-from tests.common.cases import Reference
+from tests.common.cases import Case
 from tests.common.eagle3 import DEPTH, HEAD
-from tests.common.endpoint import VLLM, Endpoint
 from tests.engines.vllm.launch import Server
+from tests.served import running
+from tests.served.client import Answer
+from tests.served.endpoint import VLLM
+from tests.served.metrics import Metrics
 from tests.vllm.client import Client
+
+__all__ = ["SETUPS", "Client", "Running", "Server", "Setup"]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a server is started."""
+    """How a server is started.
+
+    Attributes:
+        context: the longest prompt and answer together, in tokens.
+        asynchronous: whether steps are scheduled ahead.
+        cuts_blocks: whether the token budget of a step holds fewer than two blocks.
+    """
 
     checkpoint: str
-    max_model_len: int = 512
+    context: int = 512
     options: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     asynchronous: bool = False
+    cuts_blocks: bool = False
+
+    page_size = 32
+    answer_reserve = 0
+    """Positions of the context that no answer gets."""
 
     @property
-    def variables(self) -> dict[str, str]:
+    def ahead(self) -> bool:
+        return self.asynchronous
+
+    @property
+    def reference_defaults(self) -> dict[str, Any]:
+        return self.defaults
+
+    def variables_in(self, folder: Path) -> dict[str, str]:
         """A CPU schedules synchronously unless it is told to keep what a GPU does."""
         return {"VLLM_CPU_ASYNC_SCHEDULING": "1"} if self.asynchronous else {}
 
@@ -33,7 +57,7 @@ class Setup:
     def command_line(self) -> tuple[str, ...]:
         scheduling = "--async-scheduling" if self.asynchronous else "--no-async-scheduling"
         config = ("--additional-config", json.dumps(self.defaults)) if self.defaults else ()
-        return ("--max-model-len", str(self.max_model_len), scheduling, *self.options, *config)
+        return ("--max-model-len", str(self.context), scheduling, *self.options, *config)
 
 
 STRUCTURED = (
@@ -46,17 +70,18 @@ STRUCTURED = (
     *("--structured-outputs-config.disable_any_whitespace", "true"),
 )
 
+PAGES = ("--block-size", "32")
 SETUPS: dict[str, Setup] = {
     "trained": Setup("trained", options=STRUCTURED, defaults=ON_A_GPU),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
-    "prefixes": Setup("plain", options=("--block-size", "32")),
-    # A budget that cuts prompts and, with more than one request, blocks.
-    "budget": Setup("sharded", options=("--max-num-batched-tokens", "40")),
-    # Too few pages for 16 requests; diffusion for who names no mode.
+    "paged": Setup("sharded", options=PAGES),
+    # Too few pages for 16 requests, and a budget that cuts prompts and, with more than one request, blocks; diffusion
+    # for who names no mode.
     "pool": Setup(
         "without-lora",
-        options=("--block-size", "32", "--num-gpu-blocks-override", "40"),
+        options=(*PAGES, "--num-gpu-blocks-override", "56", "--max-num-batched-tokens", "40"),
         asynchronous=True,
+        cuts_blocks=True,
         defaults={"decoding_mode": "diffusion", "threshold": 0.6, "block_size": 16},
     ),
     # vLLM's own speculator beside our model as its target.
@@ -82,39 +107,48 @@ SETUPS: dict[str, Setup] = {
         ),
     ),
     "auto": Setup("trained", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
-    "compiled": Setup("one-layer", max_model_len=256, options=("--no-enforce-eager",)),
+    # In the long lane only: other weights, each limit alone, our kernels, a compiled model.
+    "plain": Setup("plain", options=PAGES),
+    "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),
+    "small-pool": Setup(
+        "without-lora",
+        options=(*PAGES, "--num-gpu-blocks-override", "40"),
+        asynchronous=True,
+        defaults={"decoding_mode": "diffusion", "threshold": 0.6, "block_size": 16},
+    ),
+    "kernels": Setup(
+        "one-layer",
+        context=64,
+        options=("--attention-backend", "CUSTOM", "--no-enable-prefix-caching"),
+        defaults={"kernels": "triton", "forward_costs": "arithmetic"},
+    ),
+    "compiled": Setup("one-layer", context=256, options=("--no-enforce-eager",)),
 }
 
 
-@dataclass
-class Running:
-    """A server that answers, a client of it, and the reference decoder with its limits."""
+class Running(running.Running[Client]):
+    """A server of vLLM."""
 
-    name: str
-    setup: Setup
-    server: Server
-    client: Client
-    reference: Reference
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.client.http, self.client.model, VLLM)
+    options_field = VLLM
 
     def idle(self) -> bool:
-        """Whether, after a while at most, nothing runs or waits and no KV is held."""
         names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
         metrics = self.client.settled(lambda metrics: metrics.total(names[-1]) == 0)
         return not any(metrics.total(name) for name in names)
 
+    def was_interrupted(self, before: Metrics, after: Metrics) -> bool:
+        name = "vllm:num_preemptions_total"
+        return after.total(name) > before.total(name)
+
+    def complete_with_hits(self, case: Case, **fields: Any) -> tuple[Answer, int]:
+        name = "vllm:prefix_cache_hits_total"
+        before = self.client.settled().total(name)
+        answer = self.client.complete(case, **fields)
+        return answer, int(self.client.settled().total(name) - before)
+
     def is_known_error(self, path: str, content: bytes) -> bool:
-        """Whether vLLM itself answers this body with 500, whatever the model: no such body is known."""
         return False
 
-    def tokenize(self, text: str) -> list[int]:
-        body = {"model": self.client.model, "prompt": text, "add_special_tokens": False}
-        return list(self.client.post(body, path="/tokenize").json()["tokens"])
-
     def detokenize(self, token_ids: list[int]) -> str:
-        """The text of token ids as the server's tokenizer writes it, special tokens included."""
         body = {"model": self.client.model, "tokens": token_ids}
         return str(self.client.post(body, path="/detokenize").json()["prompt"])

@@ -1,35 +1,17 @@
-"""Bad input is answered with 400 that names field, value and what is allowed, and the engine goes on."""
+"""What only vLLM's requests can hold: bad or odd, it is answered with 400 or as it should be, never with 500."""
 
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
-import openai
 import pytest
 
-from tests.common.bad_options import OPTIONS
-from tests.common.cases import MODES, Case, mixed_cases, prompt
+from tests.served.setups import on
+from tests.served.test_bad_input import a_case, message_of
 from tests.vllm.servers import Running
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize("running", ["prefixes"], indirect=True, scope="session"),
-]
-
-PARAMETERS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"top_p": 0.5}, ["top_p", "0.5", "1.0"]),
-    ({"top_k": 5}, ["top_k", "5"]),
-    ({"presence_penalty": 0.5}, ["presence_penalty", "0.5"]),
-    ({"frequency_penalty": 0.5}, ["frequency_penalty", "0.5"]),
-    ({"repetition_penalty": 1.5}, ["repetition_penalty", "1.5"]),
-    ({"allowed_token_ids": [200, 300]}, ["allowed_token_ids", "[200, 300]"]),
-    ({"bad_words": ["hello"]}, ["bad_words", "hello"]),
-    ({"min_p": 0.2}, ["min_p", "0.2"]),
-    ({"logit_bias": {"200": 5.0}}, ["logit_bias", "200"]),
-    ({"response_format": {"type": "json_object"}}, ["structured_outputs"]),
-]
+pytestmark = [pytest.mark.engine, on("paged", long=("plain",))]
 
 ODD: list[dict[str, Any]] = [
     {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "ar"}},
@@ -59,87 +41,23 @@ ODD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def case() -> Case:
-    return Case(prompt(random.Random(3), 12, 1024), 20)
-
-
-@pytest.mark.parametrize(("options", "named"), OPTIONS, ids=[str(options) for options, _ in OPTIONS])
-def test_options(running: Running, case: Case, options: dict[str, Any], named: list[str]) -> None:
-    reply = running.client.post(running.client.body(case, vllm_xargs=options))
-    assert reply.status_code == 400, reply.text
-    message = reply.json()["error"]["message"]
-    assert not [text for text in named if text not in message], message
-
-
-@pytest.mark.parametrize(
-    ("parameters", "named"), PARAMETERS, ids=[str(parameters) for parameters, _ in PARAMETERS]
-)
-def test_parameters_without_meaning_in_diffusion(
-    running: Running, case: Case, parameters: dict[str, Any], named: list[str]
-) -> None:
-    body = running.client.body(case, vllm_xargs={"decoding_mode": "diffusion"})
-    body |= {"temperature": 0.5, **parameters}
-    reply = running.client.post(body)
-    assert reply.status_code == 400, reply.text
-    message = reply.json()["error"]["message"]
-    assert not [text for text in [*named, "'ar' or 'self_speculation'"] if text not in message], message
-    elsewhere = running.client.post({**body, "vllm_xargs": {"decoding_mode": "self_speculation"}})
-    assert elsewhere.status_code == 200, elsewhere.text
-
-
-def test_beam_search_has_no_meaning_in_diffusion(running: Running, case: Case) -> None:
+def test_beam_search_has_no_meaning_in_diffusion(running: Running) -> None:
     beams = {"use_beam_search": True, "n": 2}
-    reply = running.client.post(running.client.body(case, vllm_xargs={"decoding_mode": "diffusion"}, **beams))
-    assert reply.status_code == 400, reply.text
-    assert "use_beam_search" in reply.json()["error"]["message"]
+    reply = running.client.post(running.client.body(a_case(decoding_mode="diffusion"), **beams))
+    assert "use_beam_search" in message_of(reply)
     answers = [
-        running.client.choices(case, vllm_xargs={"decoding_mode": mode}, **beams)
-        for mode in ("ar", "self_speculation")
+        running.client.choices(a_case(decoding_mode=mode), **beams) for mode in ("ar", "self_speculation")
     ]
     assert [beam.token_ids for beam in answers[0]] == [beam.token_ids for beam in answers[1]]
 
 
-def test_openai_client_and_chat(running: Running) -> None:
-    """The standard client raises, also where the answer would be streamed."""
-    ask: dict[str, Any] = {
-        "model": running.client.model,
-        "messages": [{"role": "user", "content": "hello"}],
-        "max_tokens": 4,
-        "extra_body": {"vllm_xargs": {"decoding_mode": "diffusion", "threshold": 7}},
-    }
-    chat = running.client.openai.chat.completions
-    with pytest.raises(openai.BadRequestError, match=r"threshold.*got 7.*\(0, 1\]"):
-        chat.create(**ask)
-    with pytest.raises(openai.BadRequestError, match=r"threshold.*got 7.*\(0, 1\]"):
-        chat.create(**ask, stream=True)
-
-
-def test_streamed_completions(running: Running, case: Case) -> None:
-    body = running.client.body(case, vllm_xargs={"decoding_mode": "turbo"})
-    reply = running.client.post({**body, "stream": True})
-    assert reply.status_code == 400
-    assert "'ar', 'diffusion', 'self_speculation'" in reply.json()["error"]["message"]
-
-
 @pytest.mark.parametrize("odd", ODD, ids=[str(odd)[:60] for odd in ODD])
-def test_nothing_is_a_500(running: Running, case: Case, odd: dict[str, Any]) -> None:
-    content = json.dumps(running.client.body(case, **odd))
+def test_nothing_is_a_500(running: Running, odd: dict[str, Any]) -> None:
+    content = json.dumps(running.client.body(a_case(), **odd))
     reply = running.client.http.post(
         "/v1/completions", content=content, headers={"Content-Type": "application/json"}
     )
     assert reply.status_code < 500, reply.text
-    assert running.server.healthy()
-
-
-def test_engine_survives(running: Running, case: Case) -> None:
-    """Bad and good requests at once: the good ones get the reference's tokens."""
-    good = mixed_cases(running.reference.config.vocab_size, seed=4, count=6, most_tokens=40)
-    for options, _ in OPTIONS:
-        assert running.client.post(running.client.body(case, vllm_xargs=options)).status_code == 400
-    answers = running.client.complete_all(good)
-    assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in good]
-    assert tuple(dict.fromkeys(running.reference.mode(c) for c in good)) == MODES
 
 
 @pytest.mark.parametrize("stream", [False, True])

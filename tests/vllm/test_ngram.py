@@ -6,13 +6,11 @@ import pytest
 
 from nemotron_diffusion_plugin.tools.training.eagle3.evaluation import Answer
 from tests.common.eagle3 import DEPTH, answers, cases
-from tests.vllm.client import Metrics
+from tests.served.metrics import Metrics
+from tests.served.setups import on
 from tests.vllm.servers import Running
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize("running", ["ngram"], indirect=True, scope="session"),
-]
+pytestmark = [pytest.mark.engine, on(long=("ngram",))]
 
 
 def counts(metrics: Metrics) -> tuple[int, int]:

@@ -1,44 +1,21 @@
-"""What shapes a greedy answer shapes it alike in AR and in self-speculation, and a thinking budget is kept."""
+"""Bad words, and a thinking budget that is kept alike in AR and in self-speculation."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from tests.common.cases import Case, prompt
-from tests.common.endpoint import CHAT
+from tests.common.cases import Case
+from tests.served.endpoint import CHAT
+from tests.served.setups import on
 from tests.vllm.servers import Running
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.parametrize("running", ["trained"], indirect=True, scope="session"),
-]
+pytestmark = [pytest.mark.engine, on("trained")]
 
 EXACT = ("ar", "self_speculation")
-PARAMETERS: list[dict[str, Any]] = [
-    {"presence_penalty": 1.0},
-    {"frequency_penalty": 1.0},
-    {"repetition_penalty": 1.3},
-    {"logit_bias": {"149": -30.0, "873": -30.0}},
-    {"allowed_token_ids": list(range(300, 400))},
-]
 BUDGET = 2
 TEXT = "What is 34 + 57? Show the steps."
-
-
-@pytest.mark.parametrize("parameters", PARAMETERS, ids=[next(iter(one)) for one in PARAMETERS])
-def test_greedy_answers_are_those_of_ar(running: Running, parameters: dict[str, Any]) -> None:
-    tokens = prompt(random.Random(5), 24, running.reference.config.vocab_size)
-    answers = [
-        running.client.complete(Case(tokens, 70, {"decoding_mode": mode}, ignore_eos=True), **parameters)
-        for mode in EXACT
-    ]
-    assert answers[0].token_ids == answers[1].token_ids
-    plain = running.reference.generate(Case(tokens, 70, {"decoding_mode": "ar"}, ignore_eos=True))
-    assert answers[0].token_ids != plain.token_ids
 
 
 def test_bad_words(running: Running) -> None:

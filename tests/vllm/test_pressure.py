@@ -7,12 +7,13 @@ import random
 import pytest
 
 from tests.common.cases import MODES, Case, prompt
+from tests.served.setups import on
 from tests.vllm.servers import Running
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("running", ["budget"], indirect=True, scope="session")
+@on("pool", long=("budget",))
 def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     vocab = running.reference.config.vocab_size
     rng = random.Random(1)
@@ -22,7 +23,7 @@ def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     assert running.client.settled().engine("causal") - before.engine("causal") >= 300 // 40
 
     # All blocks take two denoise steps, so those of several requests are ready at once, and 40 tokens hold one.
-    steady = {"decoding_mode": "diffusion", "commit_rule": "schedule", "denoising_steps": 2}
+    steady = {"decoding_mode": "diffusion", "commit_rule": "schedule", "denoising_steps": 2, "block_size": 32}
     options = [steady] * 6 + [{"decoding_mode": "self_speculation"}, {"decoding_mode": "ar"}]
     cases = [Case(prompt(rng, 5, vocab), 161, chosen, ignore_eos=True) for chosen in options]
     before = running.client.settled()
@@ -32,10 +33,11 @@ def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     blocks = running.reference.totals(cases, "diffusion")["verify"]
     assert blocks == 6 * 5
     cut = after.mode("cycles", "diffusion") - before.mode("cycles", "diffusion") - blocks
+    assert not running.was_interrupted(before, after), "a preempted block counts as one that was cut"
     assert cut > 0, "no block was cut: the budget is not tight enough to test anything"
 
 
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@on("pool", long=("small-pool",))
 def test_pool_preempts(running: Running) -> None:
     vocab = running.reference.config.vocab_size
     rng = random.Random(4)
@@ -52,26 +54,11 @@ def test_pool_preempts(running: Running) -> None:
     assert after.total("vllm:kv_cache_usage_perc") == 0
 
 
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
-def test_server_defaults(running: Running) -> None:
-    """A request that names no option gets the server's, and may still override each of them."""
-    tokens = prompt(random.Random(6), 20, running.reference.config.vocab_size)
-    for options in ({}, {"threshold": 0.2}, {"block_size": 32}, {"decoding_mode": "ar"}):
-        case = Case(tokens, 50, options, ignore_eos=True)
-        mode = running.reference.mode(case)
-        assert mode == options.get("decoding_mode", "diffusion")
-        before = running.client.settled()
-        assert running.client.complete(case).token_ids == running.reference.generate(case).token_ids
-        after = running.client.settled()
-        forwards = {kind: n - before.forwards(mode)[kind] for kind, n in after.forwards(mode).items()}
-        assert forwards == running.reference.totals([case], mode), options
-
-
-@pytest.mark.parametrize("running", ["pool"], indirect=True, scope="session")
+@on("pool", long=("small-pool",))
 @pytest.mark.parametrize("mode", MODES)
 def test_scheduling_ahead_near_max_model_len(running: Running, mode: str) -> None:
     """A scheduler that runs ahead reckons with every draft accepted, so it drafts less near the limit, not else."""
-    limit, vocab = running.setup.max_model_len, running.reference.config.vocab_size
+    limit, vocab = running.setup.context, running.reference.config.vocab_size
     rng = random.Random(7)
     for room in (2, 3, 31, 33, 66):
         case = Case(prompt(rng, limit - room, vocab), room, {"decoding_mode": mode}, ignore_eos=True)

@@ -11,7 +11,7 @@ import pytest
 from nemotron_diffusion_plugin.costs import ForwardCosts
 from tests.common.cases import Case, Reference
 from tests.common.checkpoints import checkpoint_folder
-from tests.vllm.inside.run import run
+from tests.served.inside import Inside
 from tests.vllm.inside.schedule import SLOTS, SLOW, prompt_of
 
 MOST_FORWARDS = 6
@@ -20,10 +20,9 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def observed(request: pytest.FixtureRequest, checkpoints: Path) -> dict[str, Any]:
-    result: dict[str, Any] = run(
-        "schedule", checkpoint_folder("plain", checkpoints), request.param, VLLM_CPU_ASYNC_SCHEDULING="1"
-    )
+def observed(request: pytest.FixtureRequest, checkpoints: Path, inside: Inside) -> dict[str, Any]:
+    folder = str(checkpoint_folder("plain", checkpoints))
+    result: dict[str, Any] = inside.run("schedule", folder, request.param, VLLM_CPU_ASYNC_SCHEDULING="1")
     assert (
         result["scheduler"] == {"sync": "SyncBlockScheduler", "async": "AsyncBlockScheduler"}[request.param]
     )

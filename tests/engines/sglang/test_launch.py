@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import starts
 from tests.engines.sglang import launch
 
 STANDIN = str(launch.HERE / "standin")
@@ -47,6 +48,7 @@ def test_options_of_the_user_come_last() -> None:
 def test_temporary_files_go_with_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = "import tempfile; raise SystemExit(tempfile.mkstemp(prefix='left-over')[1])"
     monkeypatch.setattr(launch, "serve_command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.delenv(starts.VARIABLE, raising=False)  # no engine starts here
     log = tmp_path / "log"
     with pytest.raises(launch.ServerError, match="left-over"), launch.Server("model", log=log):
         pass

@@ -1,4 +1,7 @@
-"""A real SGLang server of a small Llama: its tokens are those of Transformers, and nothing outlives it."""
+"""A real SGLang server of a small Llama: its tokens are those of Transformers, and nothing outlives it.
+
+The plugin is installed beside it, and leaves a model that is not ours alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.common.llama import write_llama
 from tests.engines.sglang.launch import Server
 
 pytestmark = pytest.mark.engine
@@ -19,7 +22,8 @@ PROMPTS = [[(n * k) % 290 + 3 for k in range(1, 4 + 9 * n)] for n in range(1, 7)
 
 
 def answers(server: Server, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-    parameters = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+    parameters: dict[str, Any] = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+    parameters["custom_params"] = {"decoding_mode": "none of ours"}
     body = json.dumps({"input_ids": prompts, "sampling_params": parameters}).encode()
     request = urllib.request.Request(f"{server.url}/generate", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -45,20 +49,7 @@ def processes_of(group: int) -> list[str]:
 
 
 def test_a_small_llama(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        initializer_range=0.4,
-    )
-    model = LlamaForCausalLM(config).eval()
-    model.save_pretrained(tmp_path / "model")
+    model = write_llama(tmp_path / "model")
     options = ("--skip-tokenizer-init", "--context-length", "256", "--chunked-prefill-size", "32")
     with Server(tmp_path / "model", *options, log=tmp_path / "log") as server:
         group = os.getpgid(server._process.pid) if server._process else 0
@@ -67,6 +58,8 @@ def test_a_small_llama(tmp_path: Path) -> None:
         assert together == [answers(server, [prompt], 8)[0] for prompt in PROMPTS]
         assert json.loads(get(server, "/v1/models"))["data"][0]["owned_by"] == "sglang"
         assert "sglang:prompt_tokens_total" in get(server, "/metrics")
+        assert "nemotron_diffusion" not in get(server, "/metrics")
+        assert json.loads(get(server, "/server_info"))["speculative_algorithm"] is None
     assert processes_of(group) == []
     for prompt, tokens in zip(PROMPTS, together, strict=True):
         with torch.no_grad():

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import random
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,10 +26,7 @@ from nemotron_diffusion_plugin.sglang.attention import registration as attention
 from nemotron_diffusion_plugin.sglang.attention.backend import BlockAttentionBackend
 from nemotron_diffusion_plugin.sglang.graphs.choice import check_backends
 from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, RAGGED_BACKENDS, _ragged_layout
-from tests.common.cases import MODES, Case, Reference, prompt
-from tests.common.checkpoints import checkpoint_folder
-from tests.engines.sglang.launch import CHECKOUT, Server
-from tests.sglang.client import Client
+from tests.engines.sglang.launch import CHECKOUT
 from tests.sglang.parts import interpreted_attention
 from tests.sglang.parts.interpreted_attention import BLOCK, RAGGED, UNIFORM, Batch
 
@@ -40,7 +35,6 @@ pytestmark = pytest.mark.engine
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 
 
-@pytest.mark.slow
 def test_the_kernel() -> None:
     """In a process of its own: Triton reads the variable when it is imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", interpreted_attention.__file__]
@@ -150,34 +144,3 @@ def test_a_device_that_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(RuntimeError, match=r"attention_backend 'nemotron_block': .* needs tensors on a GPU"):
         BlockAttentionBackend(runner())
-
-
-@pytest.mark.slow
-def test_a_server(tmp_path: Path) -> None:
-    """A few tokens of each mode by our kernels, alone and together, in pages of 16: as the reference decoder's."""
-    folder = checkpoint_folder("one-layer", tmp_path)
-    options = (
-        *("--attention-backend", attention_backend.NAME, "--page-size", "16"),
-        *("--context-length", "64", "--max-total-tokens", "512"),
-        *("--decoding-options", '{"kernels": "triton"}'),
-    )
-    with Server(folder, *options, log=tmp_path / "log", variables=INTERPRETED) as server:
-        client, reference = Client(server.url, str(folder)), Reference(folder, 64)
-        assert client.http.get("/server_info").json()["attention_backend"] == attention_backend.NAME
-        tokens = prompt(random.Random(2), 5, reference.config.vocab_size)
-        cases = [
-            Case(tokens, 5, {"decoding_mode": mode, **more}, ignore_eos=True)
-            for mode, more in (
-                ("ar", {}),
-                ("self_speculation", {"block_size": 6}),
-                ("diffusion", {"block_size": 4}),
-            )
-        ]
-        expected = [reference.generate(case).token_ids for case in cases]
-        assert [client.complete(case).token_ids for case in cases] == expected
-        assert [answer.token_ids for answer in client.complete_all(cases)] == expected
-        metrics = client.settled()
-        for mode in MODES:
-            forwards = {kind: 2 * count for kind, count in reference.totals(cases, mode).items()}
-            assert metrics.forwards(mode) == forwards, mode
-    assert "operators by triton" in server.log.read_text()

@@ -248,7 +248,7 @@ def ask(server: Server, prompt: list[int], options: dict[str, Any], tokens: int)
     return content["output_ids"], content["meta_info"]["spec_verify_ct"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_whose_graphs_are_simulated(tmp_path: Path) -> None:
     """Tokens and forwards are the reference decoder's, alone and side by side; every replay was of the right kind."""
     config = write_random_checkpoint(tmp_path / "model", seed=3)

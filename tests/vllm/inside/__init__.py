@@ -1,1 +1,1 @@
-"""Programs that run vLLM in one process and print as JSON what no HTTP answer shows."""
+"""Programs that run vLLM in a process of their own and return what no HTTP answer shows (`tests/served/inside.py`)."""

@@ -1,15 +1,14 @@
-"""Serves a model that is not ours. Argument: the checkpoint's folder."""
+"""Serves a model that is not ours."""
 
 from __future__ import annotations
 
-import json
 import sys
+from typing import Any
 
 from vllm import LLM, SamplingParams
 
 
-def main() -> None:
-    [folder] = sys.argv[1:]
+def observe(folder: str) -> dict[str, Any]:
     llm = LLM(
         folder,
         dtype="float32",
@@ -25,7 +24,7 @@ def main() -> None:
     core = llm.llm_engine.engine_core.engine_core
     config = llm.llm_engine.vllm_config
     runner = core.model_executor.driver_worker.worker.model_runner
-    result = {
+    return {
         "tokens": [list(output.outputs[0].token_ids) for output in outputs],
         "speculative": repr(config.speculative_config),
         "scheduler": type(core.scheduler).__qualname__,
@@ -37,8 +36,3 @@ def main() -> None:
         "speculator": repr(runner.speculator),
         "ours": sorted(name for name in sys.modules if name.startswith("nemotron_diffusion_plugin")),
     }
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

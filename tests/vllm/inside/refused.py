@@ -1,12 +1,8 @@
-"""A request in auto whose grammar refuses every draft, as where the worker does not see grammars (tensor parallelism).
-
-Arguments: the checkpoint's folder, and "async" or "sync" scheduling.
-"""
+"""A request in auto whose grammar refuses every draft, as where no worker sees grammars (tensor parallelism)."""
 
 from __future__ import annotations
 
-import json
-import sys
+from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
@@ -18,8 +14,8 @@ from nemotron_diffusion_plugin.vllm.messages import DraftPlan
 from tests.common.auto import ON_A_GPU
 
 
-def main() -> None:
-    folder, scheduling = sys.argv[1:]
+def observe(folder: str, scheduling: str) -> dict[str, Any]:
+    """With "async" or "sync" scheduling."""
     DraftPlan.walks = lambda *_: {}  # type: ignore[method-assign]
     llm = LLM(
         folder,
@@ -41,17 +37,9 @@ def main() -> None:
     )
     [output] = llm.generate([{"prompt_token_ids": [300, 400, 500]}], params)
     auto = DecodingMode.AUTO
-    print(
-        json.dumps(
-            {
-                "scheduler": type(llm.llm_engine.engine_core.engine_core.scheduler).__name__,
-                "text": output.outputs[0].text,
-                "forwards": {kind: counters.value(f"{kind}_forwards", auto) for kind in KINDS},
-                "decisions": [counters.value(name) for name in DECISIONS],
-            }
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "scheduler": type(llm.llm_engine.engine_core.engine_core.scheduler).__name__,
+        "text": output.outputs[0].text,
+        "forwards": {kind: counters.value(f"{kind}_forwards", auto) for kind in KINDS},
+        "decisions": [counters.value(name) for name in DECISIONS],
+    }

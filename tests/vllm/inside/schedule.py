@@ -1,12 +1,7 @@
-"""Steps an engine by hand: who waits how long, what is left when everybody has gone.
-
-Arguments: the checkpoint's folder, and "async" or "sync" scheduling.
-"""
+"""Steps an engine by hand: who waits how long, what is left when everybody has gone."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -123,8 +118,8 @@ def come_and_go(engine: Engine) -> None:
     engine.finish()
 
 
-def main() -> None:
-    folder, scheduling = sys.argv[1:]
+def observe(folder: str, scheduling: str) -> dict[str, Any]:
+    """With "async" or "sync" scheduling."""
     engine = Engine(folder, scheduling == "async")
     fresh = state(engine)
     result: dict[str, Any] = {"scheduler": type(engine.scheduler).__name__, "fresh": fresh}
@@ -134,8 +129,4 @@ def main() -> None:
     result["costs"] = as_setting(engine.scheduler.auto.policy.costs)
     engine.add("again", prompt_of(2), 97, SLOW)
     result["again"] = engine.finish()["again"]
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+    return result
