@@ -23,7 +23,7 @@ class ForwardCosts:
     """Milliseconds of a forward: a piecewise linear function of its rows, and a share for every cached token.
 
     The two parts add up, as matrix products and attention run one after the other. Below the first point a forward
-    costs what the first point says; behind the last one it goes on with the slope of the last two.
+    costs what the first point says; after the last one it follows the slope of the last two.
 
     Attributes:
         causal: points of a verify forward.
@@ -31,7 +31,7 @@ class ForwardCosts:
         ms_per_kv_token: for each cached token of each request that takes part.
         eager_ms: what a forward takes at least that is launched kernel by kernel, where others replay a CUDA graph.
             None where it is not known, which counts as 0.
-        ms_per_mask: of the host, for the mask of what a grammar allows behind one position. None as above.
+        ms_per_mask: of the host, for the mask of what a grammar allows after one position. None as above.
     """
 
     causal: Points

@@ -136,7 +136,7 @@ def best_choice(load: Load, costs: ForwardCosts, current: int | None = None) -> 
 def _best_at(load: Load, costs: ForwardCosts, common: int) -> Choice:
     """The best choice in which every request has the length at `common` or none: the best drafters, and AR.
 
-    Requests are taken in the order of what they are expected to give; where some have a grammar, whose masks cost time,
+    Requests come in the order of what they are expected to give; where some have a grammar, whose masks cost time,
     also all others before these.
     """
     if common == 0:

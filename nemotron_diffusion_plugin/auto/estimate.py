@@ -11,7 +11,7 @@ IDLE_MEMORY = 0.99
 """What it is worth after a step in which nothing was drafted."""
 
 _RESTS_AT_ONCE = 8
-"""Steps without a draft that are taken in together: they change little, and all of a curve must be computed anew."""
+"""Steps without a draft that are counted together: they change little, and all of a curve must be computed anew."""
 
 _OWN_WEIGHT = 30.0
 _POSITION_WEIGHT = 3.0

@@ -47,7 +47,7 @@ def measure(
 ) -> ForwardCosts:
     """Time forwards of up to `most` rows and return what they cost.
 
-    A cost is the least of `REPEATS` runs behind one to warm up, and never below that of fewer rows. A row and a block
+    A cost is the least of `REPEATS` runs after one to warm up, and never below that of fewer rows. A row and a block
     are measured on any machine, and the most rows unless a block takes twice what a row does, which tells what further
     rows take. The rest is measured until `SECONDS` have gone by since the first forwards ran, which may have compiled
     kernels. A cached token is read as fast as a forward of one row reads the weights.

@@ -16,7 +16,7 @@ KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class KeyValueCache:
-    """What causal forwards with the base weights left behind, per layer `[N, kv_heads, S, head_dim]`."""
+    """Keys and values that causal forwards with the base weights left, per layer `[N, kv_heads, S, head_dim]`."""
 
     def __init__(self) -> None:
         self.layers: KeysValues = []

@@ -10,7 +10,7 @@ from nemotron_diffusion_plugin.reference.request import SHARED_NOISE, Request
 
 
 def decode(request: Request, prompt: Sequence[int]) -> None:
-    """Every cycle verifies the drafts and drafts anew behind each of them, so one forward does both.
+    """Every cycle verifies the drafts and drafts anew after each of them, so one forward does both.
 
     The forward counts as a verify. The drafter LoRA is off: its rows would share the forward with causal
     rows.
@@ -32,7 +32,7 @@ def decode(request: Request, prompt: Sequence[int]) -> None:
 
 
 def _prefill(request: Request, prompt: Sequence[int]) -> torch.Tensor:
-    """Cache the prompt and return the first draft: the AR pick and picks of masks behind the prompt."""
+    """Cache the prompt and return the first draft: the AR pick and picks of masks after the prompt."""
     count, length = len(prompt), request.options.block_size
     tokens = torch.cat([torch.tensor(list(prompt)), _masks(request, length)])
     logits, keys_values = request.model(
@@ -49,7 +49,7 @@ def _prefill(request: Request, prompt: Sequence[int]) -> torch.Tensor:
 def _forward(
     request: Request, draft: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, KeysValues]:
-    """Return causal picks after each draft `[n]`, their confidences, the next draft behind each `[n, n]`, and the KV.
+    """Return causal picks after each draft `[n]`, their confidences, the next draft after each `[n, n]`, and the KV.
 
     Row j of the next drafts starts with the causal pick after draft j.
     """
@@ -62,10 +62,10 @@ def _forward(
     request.result.verify_forwards += 1
     grouped = logits[0].unflatten(0, (count, count + 1))  # [n, n + 1, V]
     causal_picks, confidence = request.pick_causal(grouped[:, 0], first_position=start + 1)
-    behind = [
+    following = [
         request.pick_masked(grouped[group, 1:], start + group + 1, SHARED_NOISE)[0] for group in range(count)
     ]
-    next_drafts = torch.stack(behind)
+    next_drafts = torch.stack(following)
     next_drafts[:, 0] = causal_picks
     clean = torch.arange(count) * (count + 1)
     return (

@@ -49,7 +49,7 @@ class TokenScores:
 
     @classmethod
     def join(cls, parts: Sequence[TokenScores]) -> TokenScores:
-        """The scores of parts, one behind the other."""
+        """The scores of parts, one after the other."""
         return cls(*(torch.cat(values) for values in zip(*map(_values, parts), strict=True)))
 
     def where(self, chosen: torch.Tensor, other: TokenScores) -> TokenScores:

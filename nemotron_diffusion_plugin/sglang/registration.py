@@ -36,7 +36,7 @@ from nemotron_diffusion_plugin.sglang.worker import counters
 MODELS = "nemotron_diffusion_plugin.sglang.models"
 FLAGS_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
 RESOLUTION_STEP = "handle_missing_default_values"
-"""The step behind which the algorithm is selected: the model's path is known, nothing has been derived from it yet."""
+"""The step after which the algorithm is selected: the model's path is known, nothing has been derived from it yet."""
 
 
 def engine_patches() -> list[HookPatch]:

@@ -1,7 +1,7 @@
 """The vLLM plugin: everything that knows vLLM lives in this folder.
 
 `register` is the `vllm.general_plugins` entry point. vLLM calls it in the API server, the engine core, every worker
-and the model-inspection process, so it only registers names; the modules behind them load when the model is used.
+and the model-inspection process, so it only registers names; their modules load when the model is used.
 """
 
 from __future__ import annotations

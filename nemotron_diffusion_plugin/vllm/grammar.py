@@ -31,7 +31,7 @@ class SampledTokens:
 class RequestGrammar:
     """The grammar of a request, for the drafts after a step.
 
-    vLLM's scheduler owns the grammar, and has taken in every token but those that the step samples.
+    vLLM's scheduler owns the grammar, and has followed every token but those that the step samples.
 
     Grammars of Outlines are not followed: they keep no more states to go back to than a step has drafts, and sampled
     tokens come on top of those.
@@ -68,7 +68,7 @@ class VllmDraftWalk(DraftWalk):
         self._begun = False
 
     def advance(self, tokens: Sequence[int]) -> int:
-        """Also takes in what was sampled, at the first call."""
+        """Also follows what was sampled, at the first call."""
         if not self._begun:
             self._begin()
         if self._grammar is None:

@@ -31,5 +31,5 @@ class _Store(argparse.Action):
 
 
 def add_flags(result: Any, parser: argparse.ArgumentParser, *arguments: Any, **keywords: Any) -> None:
-    """Hook behind `ServerArgs.add_cli_args`: add the flag to the parser that SGLang has filled."""
+    """Hook after `ServerArgs.add_cli_args`: add the flag to the parser that SGLang has filled."""
     parser.add_argument(FLAG, action=_Store, default=argparse.SUPPRESS, metavar="JSON", help=_HELP)

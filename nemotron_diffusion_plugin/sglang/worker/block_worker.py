@@ -69,7 +69,7 @@ class BlockWorker(BaseSpecWorker):
         self.topk = 1
         self.reads_flags = torch.device(self.device).type == "cpu"
         self.others_pending = False
-        """Whether the step before had requests of other modes, whose tokens SGLang takes in behind this step."""
+        """Whether the step before had requests of other modes, whose tokens SGLang reads after this step."""
         self.counters = counters.Counters.for_server(
             server_args, self.settings.auto_blocks, lambda *verified: self.auto.observe(*verified)
         )
@@ -136,7 +136,7 @@ class BlockWorker(BaseSpecWorker):
 
     @override
     def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
-        """SGLang takes in the oldest step that it has not taken in: count it."""
+        """SGLang has read the result of the oldest pending step: count it."""
         self.counters.step_done(num_correct_drafts_per_req)
 
     def forward_batch_generation(

@@ -1,6 +1,6 @@
-"""Grammars over chains of drafts: what SGLang's grammar backend allows behind each draft.
+"""Grammars over chains of drafts: what SGLang's grammar backend allows after each draft.
 
-SGLang runs batches with a grammar without overlap, so grammars have taken in every step before.
+SGLang runs batches with a grammar without overlap, so grammars have followed every step before.
 """
 
 from __future__ import annotations

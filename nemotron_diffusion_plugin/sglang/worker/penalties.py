@@ -2,7 +2,7 @@
 
 SGLang adds up penalties once per engine step and one token at a time; with several tokens a step, and with the overlap
 schedule's lag, its sums are late. Here the tokens of each request are counted where they are accepted, and a draft
-counts for the rows behind it.
+counts for the rows after it.
 """
 
 from __future__ import annotations

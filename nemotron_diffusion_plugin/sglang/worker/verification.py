@@ -24,7 +24,7 @@ class Verified:
     """What the requests of a step emit.
 
     Attributes:
-        tokens: int64 `[R, W]`, zeros behind the real ones.
+        tokens: int64 `[R, W]`, zeros after the real ones.
         lengths: int64 `[R]`, real tokens of each request, 0 for one that waits for its block.
         seeds: int64 `[R]`, the last token of each request, which has no KV yet.
         output: SGLang's logits output with the log-probabilities that were asked for.

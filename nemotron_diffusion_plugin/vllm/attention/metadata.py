@@ -61,7 +61,7 @@ class BlockMetadataBuilder(AttentionMetadataBuilder[BlockMetadata]):
     """Cuts a forward into calls of the operator, without waiting for the device.
 
     A block or a decode row is a request of the operator as it is. A longer prompt becomes several causal requests of at
-    most `capacity` rows, one behind the other over the same pages. Either way a row's bits are the same: the tiling
+    most `capacity` rows, one after the other over the same pages. Either way a row's bits are the same: the tiling
     follows from the server's set-up alone.
     """
 
@@ -182,7 +182,7 @@ def _rows_at_once(longest: int, tiling: Tiling, bytes_per_row: int) -> int:
 def _pieces(starts: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cut requests, which begin at the rows `starts` `[R + 1]`, into pieces of at most `capacity` rows.
 
-    Returns for each piece its first row, the row behind it, its request and how many rows of the request come later. A
+    Returns for each piece its first row, the row after it, its request and how many rows of the request come later. A
     request without rows is one piece.
     """
     counts = np.maximum(-(-np.diff(starts) // capacity), 1)

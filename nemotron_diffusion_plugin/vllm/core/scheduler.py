@@ -155,7 +155,7 @@ class BlockScheduling(Scheduler):
         setattr(scheduler_output, PLAN_ATTRIBUTE, self._plan_drafts(scheduler_output.num_scheduled_tokens))
 
     def _plan_drafts(self, scheduled: Any) -> DraftPlan:
-        """Choose how many tokens the worker drafts behind this step for requests in auto, and what they keep to."""
+        """Choose how many tokens the worker drafts after this step for requests in auto, and what they keep to."""
         decoding = [
             (request, self._options(request)) for request in self.running if not request.is_prefill_chunk
         ]

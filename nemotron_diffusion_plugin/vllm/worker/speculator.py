@@ -116,7 +116,7 @@ class BlockSpeculator(BaseSpeculator):
             self.forward.take_count()
 
     def take_plan(self, plan: DraftPlan) -> None:
-        """Take what the scheduler has planned for the drafts behind the coming step."""
+        """Take what the scheduler has planned for the drafts after the coming step."""
         self._plan = plan
 
     def take_report(self) -> DenoiseReport:
