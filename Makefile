@@ -47,7 +47,7 @@ test-unit: check-python  ## the tests that need no engine, in seconds
 test-engine: check-python check-engine  ## the tests through a real vLLM or SGLang
 	@$(ENVIRONMENT); exec "$$python" -m tests.run engine-$(ENGINE)
 
-lint: check-python  ## ruff and mypy
+lint: check-python  ## ruff, import-linter and mypy
 	@$(TOOLS); exec "$$python" -m tests.run lint types
 
 format: check-python  ## let ruff format the code and fix what it can
