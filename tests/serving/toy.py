@@ -97,6 +97,7 @@ class ToyForward:
         assert not causal
         assert blocks.lengths.tolist() == blocks.lengths_gpu.tolist()
         assert (blocks.starts <= torch.from_numpy(blocks.start_bounds)).all()
+        assert int((blocks.starts + blocks.lengths_gpu).max()) <= blocks.end_bound
         self.prepared += 1
         self._slots = blocks.index.tolist()
         return lay_out_rows(blocks)
