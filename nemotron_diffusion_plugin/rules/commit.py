@@ -72,11 +72,10 @@ def choose(
 
     Let p_0 >= p_1 >= ... be the confidences of a row's masked positions, equal ones from the lowest position on and
     NaN after all others, and k a place in that order. With N masks at the start and T steps (N without a bound), step
-    t schedules n = N // T + [t < N mod T] positions. Place k commits if k = 0, or T is a bound and k < n, or by the
-    row's rule:
+    t schedules n = N // T + [t < N mod T] positions. Place k commits if k = 0, or k < n, or by the row's rule:
 
         threshold          p_k >= threshold
-        schedule           k < n
+        schedule           nothing else
         threshold bound    p_k >= threshold, or p_k >= 0.45 and p_k >= 1 - 2 / (k + 2)
         cumulative error   p_0 p_1 ... p_k >= threshold
         fixed              k < tokens_per_step
@@ -104,16 +103,14 @@ def choose(
     threshold = rows(rules.threshold)
     certain = sorted_confidence >= threshold
     bounded = (sorted_confidence >= BOUND_MINIMUM) & (sorted_confidence >= 1.0 - BOUND_FACTOR / (place + 2))
-    scheduled = place < rows(scheduled_count(step, num_masks, rules))
     product = sorted_confidence.clamp(min=0.0).double().cumprod(dim=1).float()
     by_rule = {
         CommitRule.THRESHOLD: certain,
-        CommitRule.SCHEDULE: scheduled,
         CommitRule.THRESHOLD_BOUND: certain | bounded,
         CommitRule.CUMULATIVE_ERROR: product >= threshold,
         CommitRule.FIXED: place < rows(rules.tokens_per_step),
     }
-    taken = (place == 0) | (scheduled & (rows(rules.steps) != _NO_BOUND))
+    taken = (place == 0) | (place < rows(scheduled_count(step, num_masks, rules)))
     for kind, selected in by_rule.items():
         taken = taken | (selected & (rows(rules.kind) == _KINDS.index(kind)))
     return taken.gather(1, rank) & masked

@@ -1,8 +1,8 @@
-"""Drafts that a grammar allows: each the most likely one of those that may follow the drafts before it.
+"""Drafts that a grammar allows: each is the most likely token of those that may follow the drafts before it.
 
 Masking drafts changes no answer: a draft is a proposal, and the verify forward decides by the grammar anyway. It keeps
-acceptance from collapsing where the grammar forces the model off its way. All positions of a block are drafted by one
-forward, so the logits of a draft do not depend on what was chosen before it; what the grammar allows does.
+acceptance from collapsing where the grammar forces the model off its way. One forward drafts all positions of a block,
+so the logits of a draft do not depend on what was chosen before it; what the grammar allows does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 MOST_REPLACED = 8
-"""The most drafts of a block that are replaced: after so many that the model did not want, the next is hardly accepted
-(`benchmarks.draft_policies`), and each is one more time that the host waits for the device."""
+"""The most drafts of a block that are replaced: after so many that the model did not want, the next is hardly ever
+accepted (`benchmarks.draft_policies`), and for each the host waits for the device once more."""
 
 _WORD = 32
 
@@ -24,14 +24,14 @@ class DraftGrammar(Protocol):
     """What may follow an answer and some drafts of it."""
 
     def follow(self, tokens: Sequence[int]) -> int:
-        """Move on over the leading tokens that may come, and return how many those are."""
+        """Advance past the leading tokens that are allowed, and return how many those are."""
 
     def allowed(self) -> np.ndarray | None:
         """What may come next, a bit for each token of the vocabulary: int32 `[ceil(V / 32)]`; None after the end."""
 
 
 Likeliest = Callable[[list[tuple[int, int]], np.ndarray], list[int]]
-"""Gives the most likely tokens of those that masks `[n, ceil(V / 32)]` allow, for n places (block, draft of it)."""
+"""Gives the most likely tokens that masks `[n, ceil(V / 32)]` allow, for n places (block, draft of it)."""
 
 
 def constrain(
@@ -43,8 +43,8 @@ def constrain(
     """Replace, in place, the drafts of each block that its grammar forbids; return which blocks can continue.
 
     Masks are made for forbidden drafts only, and each round replaces one in every block that has one. Drafts after the
-    end of an answer stay as they are, as do those from a place on where the grammar takes nothing or `most` were
-    replaced; they will be rejected. A grammar stays after the last draft it allows.
+    end of an answer stay as they are, as do those from the first place where the grammar takes nothing, and those left
+    once `most` were replaced; they will be rejected. A grammar is left after the last draft it allows.
     """
     places = [grammar.follow(drafts) for drafts, grammar in zip(blocks, grammars, strict=True)]
     open_blocks = [block for block, place in enumerate(places) if place < len(blocks[block])]

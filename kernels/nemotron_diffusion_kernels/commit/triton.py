@@ -5,7 +5,6 @@ import triton
 import triton.language as tl
 
 _THRESHOLD = tl.constexpr(0)
-_SCHEDULE = tl.constexpr(1)
 _THRESHOLD_BOUND = tl.constexpr(2)
 _CUMULATIVE_ERROR = tl.constexpr(3)
 _FIXED = tl.constexpr(4)
@@ -60,13 +59,11 @@ def _commit_kernel(
 
     divisor = tl.maximum(tl.where(bound != _NO_STEP_BOUND, bound, masks), 1)
     count = masks // divisor + (done < masks % divisor).to(tl.int64)
-    is_scheduled = place < count
     is_certain = p >= threshold
     needed = 1.0 - tl.div_rn(tl.full([COLUMNS], _BOUND_FACTOR, tl.float32), (place + 2).to(tl.float32))
     by_place = (p >= _BOUND_MINIMUM) & (p >= needed)
-    taken = (place == 0) | (is_scheduled & (bound != _NO_STEP_BOUND))
+    taken = (place == 0) | (place < count)
     taken |= (kind == _THRESHOLD) & is_certain
-    taken |= (kind == _SCHEDULE) & is_scheduled
     taken |= (kind == _THRESHOLD_BOUND) & (is_certain | by_place)
     taken |= (kind == _FIXED) & (place < tl.load(tokens_per_step + row))
     if kind == _CUMULATIVE_ERROR:

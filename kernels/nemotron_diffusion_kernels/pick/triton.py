@@ -92,10 +92,8 @@ def _tile_kernel(
         highest = tl.max(value, 0)
     else:
         is_here = (mask_token_id >= tile * TILE) & (mask_token_id < (tile + 1) * TILE)
-        other = tl.load(logits + row * row_stride + mask_token_id, mask=is_here, other=float("-inf")).to(
-            tl.float32
-        )
-        highest = tl.maximum(best, tl.where(other == other, other, float("-inf")))
+        other = tl.load(logits + row * row_stride + mask_token_id, mask=is_here, other=float("-inf"))
+        highest = tl.maximum(best, other.to(tl.float32))
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     slot = row * tl.num_programs(0) + tile
     tl.store(sums + slot * 2, highest)
@@ -132,8 +130,7 @@ def _merge_kernel(
 
     peak = tl.max(highest, 0)
     shift = tl.where(peak == float("-inf"), 0.0, peak)
-    # a tile of -inf alone was summed with the shift 0 and has the sum 0, whatever its weight
-    normalizer = tl.sum(total * tl.where(highest == float("-inf"), 1.0, tl.exp(highest - shift)), 0)
+    normalizer = tl.sum(total * tl.exp(highest - shift), 0)
 
     _, token, best_value = _best(score, value, best_id, is_tile, DRAWN)
     tl.store(tokens + row, token.to(tl.int64))

@@ -54,6 +54,17 @@ def test_rows_of_wider_buffers():
     assert assert_matches(drafts, verified, torch.tensor([4, 2])) == [4, 2]
 
 
+def test_elements_past_two_to_the_31(device):
+    if device.type != "cpu":
+        pytest.skip("needs 8 GB that only a CPU leaves untouched")
+    far = 2**30 + 4096  # fits into 32 bits, the third row's place does not
+    storage = torch.empty(2 * far + 5, dtype=torch.int32)  # memory that nobody touches costs nothing
+    verified = storage.as_strided((3, 5), (far, 1))
+    verified.copy_(torch.arange(5))
+    drafts = verified[:, :4]
+    assert assert_matches(drafts, verified, torch.tensor([4, 2, 3])) == [4, 2, 3]
+
+
 def test_every_output_is_written(monkeypatch):
     empty = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(-77))

@@ -140,22 +140,19 @@ def test_fp8_cache(cache_dtype, device):
 def test_elements_past_two_to_the_31(device):
     if device.type != "cpu":
         pytest.skip("needs 4 GB that only a CPU leaves untouched")
-    batch = make_batch([3], [30], [False], dtype=torch.bfloat16, page_size=16, device=device)
-    page = batch.key_pages.shape[1:]
-    far = 2**31 + 4096
+    batch = make_batch([3], [45], [False], dtype=torch.bfloat16, page_size=16, device=device)
+    far = 2**30 + 4096  # fits into 32 bits, the third page's place does not
     strides = (far, *batch.key_pages.stride()[1:])
     storage = torch.empty(
-        far * 2, dtype=torch.bfloat16
+        far * 2 + 4096, dtype=torch.bfloat16
     )  # pages of the machine that nobody touches cost nothing
-    first, second = batch.page_table[0].tolist()
-    parts = []
-    for offset, source in ((0, batch.key_pages), (2048, batch.value_pages)):
-        part = storage.as_strided((2, *page), strides, offset)
-        part[0], part[1] = source[first], source[second]
-        parts.append(part)
-    table = torch.tensor([[0, 1]], dtype=torch.int32)
-    view = dataclasses.replace(batch, key_pages=parts[0], value_pages=parts[1], page_table=table)
-    assert view.key_pages.stride(0) > 2**31
+    keys, values = (
+        storage.as_strided((3, *batch.key_pages.shape[1:]), strides, offset) for offset in (0, 2048)
+    )
+    keys.copy_(batch.key_pages[batch.page_table[0].long()])
+    values.copy_(batch.value_pages[batch.page_table[0].long()])
+    table = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    view = dataclasses.replace(batch, key_pages=keys, value_pages=values, page_table=table)
     assert torch.equal(attend(view), attend(batch))
 
 

@@ -201,6 +201,18 @@ def test_rows_of_wider_buffers(device):
     assert not wide["tokens"][:, 20:].any()
 
 
+def test_elements_past_two_to_the_31(device):
+    if device.type != "cpu":
+        pytest.skip("needs 2 GB that only a CPU leaves untouched")
+    step = random_step(3, 9, EVERY_RULE, seed=5)
+    values, far = step.on(device), 2**30 + 4096  # fits into 32 bits, the third row's place does not
+    storage = torch.empty(2 * far + 9, dtype=torch.bool)  # memory that nobody touches costs nothing
+    values["masked"] = storage.as_strided((3, 9), (far, 1))
+    values["masked"].copy_(step.masked)
+    finished = commit(**values)
+    assert_same([*(values[name] for name in ("tokens", "masked", "step")), finished], step.by_rules())
+
+
 def test_every_output_is_written(device, monkeypatch):
     step = random_step(6, 9, EVERY_RULE, seed=2)
     wanted = step.by_rules()

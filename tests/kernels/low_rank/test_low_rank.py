@@ -122,11 +122,11 @@ def test_the_product_may_come_out_of_the_projection_itself(device):
 
 def test_elements_past_two_to_the_31(device):
     if device.type != "cpu":
-        pytest.skip("needs 8 GB that only a CPU leaves untouched")
-    far = 2**31 + 4096
-    storage = torch.empty(far + 100, dtype=torch.bfloat16)  # memory that nobody touches costs nothing
-    y, x, a, b, flags = make_inputs(2, 32, 4, 40, torch.bfloat16, chosen=[True, True])
-    outputs, inputs = (storage.as_strided((2, width), (far, 1), at) for width, at in ((40, 0), (32, 60)))
+        pytest.skip("needs 4 GB that only a CPU leaves untouched")
+    far = 2**30 + 4096  # fits into 32 bits, the third row's place does not
+    storage = torch.empty(2 * far + 100, dtype=torch.bfloat16)  # memory that nobody touches costs nothing
+    y, x, a, b, flags = make_inputs(3, 32, 4, 40, torch.bfloat16, chosen=[True, False, True])
+    outputs, inputs = (storage.as_strided((3, width), (far, 1), at) for width, at in ((40, 0), (32, 60)))
     outputs.copy_(y)
     inputs.copy_(x)
     expand(outputs, shrink(inputs, a, flags), b, flags)

@@ -173,10 +173,10 @@ def test_no_rows(device):
 def test_elements_past_two_to_the_31(device):
     if device.type != "cpu":
         pytest.skip("needs 4 GB that only a CPU leaves untouched")
-    far = 2**31 + 8192
-    storage = torch.empty(far + 5000, dtype=torch.bfloat16)  # memory that nobody touches costs nothing
-    logits = storage.as_strided((2, 5000), (far, 1))
-    logits.copy_(random_logits(2, 5000, torch.bfloat16))
+    far = 2**30 + 8192  # fits into 32 bits, the third row's place does not
+    storage = torch.empty(2 * far + 5000, dtype=torch.bfloat16)  # memory that nobody touches costs nothing
+    logits = storage.as_strided((3, 5000), (far, 1))
+    logits.copy_(random_logits(3, 5000, torch.bfloat16))
     assert_matches(logits, MASK)
 
 
