@@ -6,8 +6,8 @@ no imports of engines.
 
 `checked_overrides` checks where a class is made. So every process checks the classes that it uses and imports nothing
 for the check; a mismatch stops the import, and with it the server, before a request is served; and a server of another
-model never imports these classes. The few that a plugin imports while it registers, in the servers of all models, are
-the exception: the registration catches what they raise and leaves the engine as it is.
+model never imports these classes. The exception are the few that a plugin imports while it registers, in the servers
+of all models: there SGLang logs whatever a plugin raises, and for vLLM, which does not, `vllm.register` does.
 """
 
 from __future__ import annotations

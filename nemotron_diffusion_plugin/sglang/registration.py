@@ -23,7 +23,6 @@ from nemotron_diffusion_patches.sglang import (
 from nemotron_diffusion_plugin.model import spec
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES
 from nemotron_diffusion_plugin.options import DecodingMode
-from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.sglang import versions
 from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
@@ -58,11 +57,14 @@ def engine_patches() -> list[HookPatch]:
 
 
 def register_all() -> None:
-    """Register with transformers and SGLang; where the installed SGLang does not fit, warn and leave it as it is."""
+    """Register with transformers and SGLang; outside the supported versions warn and leave the engine as it is.
+
+    Raises `OverrideError`, which SGLang logs; our model is refused then, here or by `check_in_place`.
+    """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     spec.register()
-    problem = versions.problem() or _override_problem()
+    problem = versions.problem()
     if problem is not None:
         served = ", ".join(ARCHITECTURES)
         logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
@@ -80,18 +82,6 @@ def _has_flag() -> bool:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     return any(hook is flags.add_flags for _, hook, _ in HookRegistry._hooks.get(FLAGS_TARGET, ()))
-
-
-def _override_problem() -> str | None:
-    """Return what does not fit of the classes that every process needs; the others are checked where they are used."""
-    from sglang.srt.models.registry import import_model_classes
-
-    try:
-        import_model_classes(MODELS, strict=True)
-        from nemotron_diffusion_plugin.sglang import algorithm  # noqa: F401
-    except OverrideError as error:
-        return str(error)
-    return None
 
 
 def _register_model() -> None:

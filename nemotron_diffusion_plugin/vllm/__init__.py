@@ -6,12 +6,26 @@ and the model-inspection process, so it only registers names; their modules load
 
 from __future__ import annotations
 
+import logging
+
+from nemotron_diffusion_plugin.serving.overrides import OverrideError
+
 
 def register() -> None:
-    """Register the config, the model class, the serving defaults and the patches with vLLM. Safe to call again."""
-    from nemotron_diffusion_plugin.vllm.registration import register_all
+    """Register the config, the model class, the serving defaults and the patches with vLLM. Safe to call again.
 
-    register_all()
+    A class of ours that does not fit the installed vLLM is logged: an error would end the servers of other models too.
+    """
+    try:
+        from nemotron_diffusion_plugin.vllm.registration import register_all
+
+        register_all()
+    except OverrideError as error:
+        from nemotron_diffusion_plugin.model.spec import ARCHITECTURES
+
+        logger = logging.getLogger("vllm.nemotron_diffusion_plugin")
+        served = ", ".join(ARCHITECTURES)
+        logger.error("%s; %s will not be served, other models are not affected.", error, served)
 
 
 def diagnose() -> list[tuple[str, bool, str]]:

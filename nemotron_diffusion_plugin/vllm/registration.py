@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nemotron_diffusion_plugin.model import spec
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, TEXT
-from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.vllm import versions
 from nemotron_diffusion_plugin.vllm.attention import registration as attention_backend
 from nemotron_diffusion_plugin.vllm.engine_patches import engine_patches
@@ -15,12 +14,15 @@ MODEL_CLASSES = {TEXT.architecture: "nemotron_diffusion_plugin.vllm.model:Nemotr
 
 
 def register_all() -> None:
-    """Register with transformers and vLLM; where the installed vLLM does not fit, warn and leave it as it is."""
+    """Register with transformers and vLLM; outside the supported versions warn and leave the engine as it is.
+
+    Raises `OverrideError` before vLLM is changed.
+    """
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     spec.register()
-    problem = versions.problem() or _override_problem()
+    problem = versions.problem()
     if problem is not None:
         served = ", ".join(ARCHITECTURES)
         logger.warning("%s; %s will not be served, other models are not affected.", problem, served)
@@ -34,15 +36,6 @@ def register_all() -> None:
     attention_backend.register()
     for patch in engine_patches():
         patch.apply()
-
-
-def _override_problem() -> str | None:
-    """Return what does not fit of the classes that every process needs; the others are checked where they are used."""
-    try:
-        from nemotron_diffusion_plugin.vllm.front import defaults  # noqa: F401
-    except OverrideError as error:
-        return str(error)
-    return None
 
 
 def diagnose_all() -> list[tuple[str, bool, str]]:

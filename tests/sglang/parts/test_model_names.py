@@ -17,7 +17,9 @@ from sglang.srt.models.llama import LlamaForCausalLM
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import read_config
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, SPECS
+from nemotron_diffusion_plugin.serving import weights
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
+from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.weights import Weights
 from nemotron_diffusion_plugin.sglang.models import nemotron_labs_diffusion as module
 from nemotron_diffusion_plugin.sglang.models.nemotron_labs_diffusion import NemotronLabsDiffusionModel
@@ -52,7 +54,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     made = SimpleNamespace(
-        model_path=str(folder), revision=None, download_dir=None, load_format="safetensors", device="cpu"
+        model_path=str(folder),
+        revision="abc",
+        download_dir="/cache",
+        load_format="safetensors",
+        device="cpu",
     )
     parallel = SimpleNamespace(tp_rank=1, tp_size=2)
     monkeypatch.setattr(module, "get_server_args", lambda: made)
@@ -96,6 +102,16 @@ def test_every_layer_gets_this_ranks_part_of_the_adapter(model: Any, taken: list
         assert branch.a.shape == (8, 32), "half of the 2 heads of 32"
         assert (branch.shard.rank, branch.shard.ranks) == (1, 2)
         assert branch.shard.all_reduce is module.tensor_model_parallel_all_reduce
+
+
+def test_the_adapter_is_looked_for_where_the_weights_are(
+    arguments: SimpleNamespace, model: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Source] = []
+    monkeypatch.setattr(weights, "find_drafter_lora", lambda source, *_: sources.append(source))
+    arguments.model_path = "owner/other"
+    model.load_weights(published(model))
+    assert sources == [Source("owner/other", "abc", "/cache")]
 
 
 def test_a_quantized_checkpoint_has_names_of_its_own(arguments: Any, model: Any, taken: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -196,35 +195,28 @@ class TestTakingIn:
 
 
 class TestOverridesThatDoNotFit:
-    """A class that every process imports does not fit the installed SGLang, though its version is supported."""
+    """SGLang logs the error and goes on; our model is not served."""
 
-    @pytest.fixture(params=["model class", "algorithm"])
-    def _unfit(self, request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*arguments: Any, **keywords: Any) -> None:
-            raise OverrideError("the plugin does not fit: Ours.run")
-
-        if request.param == "model class":
-            monkeypatch.setattr("sglang.srt.models.registry.import_model_classes", refuse)
-        else:
-            monkeypatch.delitem(sys.modules, "nemotron_diffusion_plugin.sglang.algorithm")
-            monkeypatch.delattr("nemotron_diffusion_plugin.sglang.algorithm")
-            monkeypatch.setattr("nemotron_diffusion_plugin.serving.overrides.checked_overrides", refuse)
-
-    @pytest.mark.usefixtures("_unfit")
-    def test_nothing_is_registered(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(logging.getLogger("sglang"), "propagate", True)
-        with caplog.at_level(logging.WARNING, "sglang.nemotron_diffusion_plugin"):
+    def test_of_the_model_class(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sglang.srt.models.registry.import_model_classes", refuse)
+        with pytest.raises(OverrideError):
             register()
-        assert not HookRegistry._hooks
-        assert not resolution_hooks._HOOKS
-        assert spec_registry.get_spec(ALGORITHM) is None
         assert ARCHITECTURE not in ModelRegistry.models
-        assert (
-            f"the plugin does not fit: Ours.run; {ARCHITECTURE} will not be served, other models are not affected."
-            in caplog.text
-        )
+        assert not resolution_hooks._HOOKS
+        assert not HookRegistry._hooks
+
+    def test_of_the_algorithm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as unfit:
+            unfit.setattr(spec_registry, "get_spec", refuse)
+            with pytest.raises(OverrideError):
+                register()
+        assert not HookRegistry._hooks
+        with pytest.raises(RuntimeError, match=r"not in place: .*speculative algorithm"):
+            registration.check_in_place()
+
+
+def refuse(*arguments: Any, **keywords: Any) -> Any:
+    raise OverrideError("a class of ours does not fit")
 
 
 class TestAnotherVersion:

@@ -33,6 +33,10 @@ def test_both_views_read_the_same_cache() -> None:
         assert getattr(bidirectional, name) == getattr(causal, name), name
 
 
+def test_the_adapter_is_that_of_the_layer() -> None:
+    assert layer().draft_lora.layer == 7
+
+
 def test_scales_of_a_quantized_cache_are_shared() -> None:
     """They come with the weights, after the layer was built."""
     attention = layer()

@@ -19,7 +19,9 @@ from vllm.model_executor.models.registry import ModelRegistry
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import read_config
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, SPECS
+from nemotron_diffusion_plugin.serving import weights
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
+from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.weights import Weights
 from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from nemotron_diffusion_plugin.vllm import model as module
@@ -67,8 +69,8 @@ def vllm_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     monkeypatch.setattr(module, "get_tensor_model_parallel_rank", lambda: 1)
     monkeypatch.setattr(module, "get_tensor_model_parallel_world_size", lambda: 2)
     return SimpleNamespace(
-        model_config=SimpleNamespace(model=str(folder), revision=None, hf_config=read_config(folder)),
-        load_config=SimpleNamespace(load_format="safetensors", download_dir=None),
+        model_config=SimpleNamespace(model=str(folder), revision="abc", hf_config=read_config(folder)),
+        load_config=SimpleNamespace(load_format="safetensors", download_dir="/cache"),
         device_config=SimpleNamespace(device_type="cpu"),
         quant_config=None,
     )
@@ -100,6 +102,17 @@ def test_every_layer_gets_this_ranks_part_of_the_adapter(vllm_config: Any, taken
         assert branch.a.shape == (8, 32), "half of the 2 heads of 32"
         assert (branch.shard.rank, branch.shard.ranks) == (1, 2)
         assert branch.shard.all_reduce is module.tensor_model_parallel_all_reduce
+
+
+def test_the_adapter_is_looked_for_where_the_weights_are(
+    vllm_config: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Source] = []
+    monkeypatch.setattr(weights, "find_drafter_lora", lambda source, *_: sources.append(source))
+    model = build(vllm_config)
+    vllm_config.model_config.model = "owner/other"  # as a reload with another path sets it
+    model.load_weights(published(model))
+    assert sources == [Source("owner/other", "abc", "/cache")]
 
 
 def test_a_quantized_checkpoint_has_names_of_its_own(vllm_config: Any, taken: list[str]) -> None:

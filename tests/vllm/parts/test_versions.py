@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from nemotron_diffusion_plugin import vllm
 from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.vllm import versions
@@ -54,7 +55,6 @@ def test_nothing_is_touched_under_another_version(
     from nemotron_diffusion_plugin.vllm import registration
 
     monkeypatch.setattr(versions, "problem", lambda: "vLLM 9 is installed")
-    monkeypatch.setattr(registration, "_override_problem", lambda: pytest.fail("imports classes of ours"))
     with caplog.at_level(logging.WARNING, "vllm.nemotron_diffusion_plugin"):
         registration.register_all()
     assert "vLLM 9 is installed" in caplog.text
@@ -64,14 +64,14 @@ def test_nothing_is_touched_under_another_version(
 def test_nothing_is_touched_where_an_override_does_not_fit(
     untouched: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from nemotron_diffusion_plugin.vllm import front, registration
-
     class Unfit(ModuleType):
         def __getattr__(self, name: str) -> None:
             raise OverrideError("the plugin does not fit: Ours.run")
 
-    monkeypatch.setitem(sys.modules, front.__name__, Unfit(front.__name__))
+    package = "nemotron_diffusion_plugin.vllm.front"
+    monkeypatch.setitem(sys.modules, package, Unfit(package))
+    monkeypatch.delitem(sys.modules, f"{package}.defaults", raising=False)
     with caplog.at_level(logging.WARNING, "vllm.nemotron_diffusion_plugin"):
-        registration.register_all()
+        vllm.register()
     served = f"{TEXT.architecture} will not be served, other models are not affected."
     assert f"the plugin does not fit: Ours.run; {served}" in caplog.text
