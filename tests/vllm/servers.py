@@ -79,7 +79,7 @@ SETUPS: dict[str, Setup] = {
     # for who names no mode.
     "pool": Setup(
         "without-lora",
-        options=(*PAGES, "--num-gpu-blocks-override", "56", "--max-num-batched-tokens", "40"),
+        options=(*PAGES, "--num-gpu-blocks-override", "40", "--max-num-batched-tokens", "40"),
         asynchronous=True,
         cuts_blocks=True,
         defaults={"decoding_mode": "diffusion", "threshold": 0.6, "block_size": 16},
