@@ -20,7 +20,9 @@ FULL, FORCED = "KV cache pool is full", "Testing retraction"
 def test_prompts_are_cut(running: Running) -> None:
     vocab = running.reference.config.vocab_size
     for mode in MODES:
-        long = Case(prompt(random.Random(mode), 300, vocab), 40, {"decoding_mode": mode}, ignore_eos=True)
+        long = Case(
+            prompt(random.Random(f"cut {mode}"), 300, vocab), 40, {"decoding_mode": mode}, ignore_eos=True
+        )
         expected = running.reference.generate(long)
         before = running.client.settled()
         assert running.client.complete(long).token_ids == expected.token_ids
