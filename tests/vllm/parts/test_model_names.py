@@ -12,6 +12,11 @@ from torch import nn
 
 pytest.importorskip("vllm")
 
+from vllm.model_executor.model_loader.reload.layerwise import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+    record_metadata_for_reloading,
+)
 from vllm.model_executor.models.interfaces import supports_multimodal
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.registry import ModelRegistry
@@ -113,6 +118,24 @@ def test_the_adapter_is_looked_for_where_the_weights_are(
     vllm_config.model_config.model = "owner/other"  # as a reload with another path sets it
     model.load_weights(published(model))
     assert sources == [Source("owner/other", "abc", "/cache")]
+
+
+@pytest.mark.parametrize("count", [3, None], ids=["some", "all"])
+def test_an_update_of_weights_keeps_the_adapter(
+    count: int | None, vllm_config: Any, taken: list[str]
+) -> None:
+    """vLLM takes a model's tensors away before an update, and puts back those that it did not bring."""
+    model = build(vllm_config)
+    record_metadata_for_reloading(model)
+    model.load_weights(published(model))
+    before = [(branch.a, branch.b) for branch in model.branches]
+    initialize_layerwise_reload(model)
+    assert not any(hasattr(branch, "a") for branch in model.branches)
+    model.load_weights(list(published(model))[:count])
+    finalize_layerwise_reload(model, vllm_config.model_config)
+    for branch, (a, b) in zip(model.branches, before, strict=True):
+        assert branch.a is a
+        assert branch.b is b
 
 
 def test_a_quantized_checkpoint_has_names_of_its_own(vllm_config: Any, taken: list[str]) -> None:
