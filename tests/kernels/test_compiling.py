@@ -146,9 +146,9 @@ CASES = {
 @pytest.mark.parametrize(
     ("capability", "shared_memory"),
     [
-        pytest.param(80, 163 << 10, marks=pytest.mark.slow),
+        (80, 163 << 10),
         (90, 227 << 10),
-        pytest.param(100, 227 << 10, marks=pytest.mark.slow),
+        (100, 227 << 10),
     ],
 )
 def test_all_kernels_compile(capability, shared_memory, tmp_path):
