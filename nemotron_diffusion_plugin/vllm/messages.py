@@ -52,13 +52,14 @@ class DenoiseReport:
     """The denoising done since the last report.
 
     Attributes:
-        denoise_steps: request id -> denoise steps of a block that was finished.
+        denoise_steps: request id and denoise steps of each block that was finished; a step may finish one before its
+            verify forward and the next one after it.
         denoising: ids of the requests whose block still holds masks.
         bidirectional_forwards: forwards of the whole batch.
         forward_costs: what was measured at start, in the first report.
     """
 
-    denoise_steps: dict[str, int] = field(default_factory=dict)
+    denoise_steps: list[tuple[str, int]] = field(default_factory=list)
     denoising: frozenset[str] = frozenset()
     bidirectional_forwards: int = 0
     forward_costs: ForwardCosts | None = None

@@ -134,7 +134,7 @@ class BlockScheduling(Scheduler):
             counts.forward(kind)
 
     def _count_denoising(self, report: DenoiseReport) -> None:
-        for request_id, steps in report.denoise_steps.items():
+        for request_id, steps in report.denoise_steps:
             self.board.add("denoise_forwards", DecodingMode.DIFFUSION, steps)
             self.board.observe(STEPS_OF_BLOCK, steps)
             request = self.requests.get(request_id)

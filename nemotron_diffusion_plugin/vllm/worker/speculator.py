@@ -236,7 +236,8 @@ class BlockSpeculator(BaseSpeculator):
             index = self.table.on_device(np.array(result.finished))
             self.req_states.draft_tokens[index] = self.table.blocks.tokens[index, 1:]
         for slot in result.finished:
-            self._report.denoise_steps[self.req_states.index_to_req_id[slot]] = int(self.table.steps[slot])
+            request_id = self.req_states.index_to_req_id[slot]
+            self._report.denoise_steps.append((request_id, int(self.table.steps[slot])))
 
     def _finish_block(self, slot: int) -> None:
         self._report_finished(self.drafter.run(only=np.array([slot])))
