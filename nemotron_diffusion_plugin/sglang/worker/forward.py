@@ -79,7 +79,7 @@ class BlockForward:
         locations = pool[blocks.index[laid.owner], laid.positions].to(torch.int64)
         # Without a layout these backends take every block to be as long as the server's draft.
         is_whole = bool((blocks.lengths == self.block_size).all())
-        layout = _ragged_layout(blocks) if self.ragged and not is_whole else None
+        layout = _ragged_layout(blocks.lengths, blocks.lengths_gpu) if self.ragged and not is_whole else None
         return PreparedRows(
             laid.offsets, laid.owner, laid.local, laid.positions, blocks, locations, layout, causal
         )
@@ -144,15 +144,15 @@ class BlockForward:
         return batch
 
 
-def _ragged_layout(blocks: Blocks) -> RaggedVerifyLayout:
-    ends = blocks.lengths_gpu.cumsum(0).to(torch.int32)
+def _ragged_layout(lengths: np.ndarray, lengths_gpu: torch.Tensor) -> RaggedVerifyLayout:
+    ends = lengths_gpu.cumsum(0).to(torch.int32)
     indptr = torch.nn.functional.pad(ends, (1, 0))
-    total = int(blocks.lengths.sum())
+    total = int(lengths.sum())
     return RaggedVerifyLayout(
-        verify_lens=blocks.lengths_gpu.to(torch.int32),
+        verify_lens=lengths_gpu.to(torch.int32),
         graph_num_tokens=total,
         extend_start_loc=indptr[:-1],
         qo_indptr_device=indptr,
-        verify_lens_cpu=blocks.lengths.tolist(),
+        verify_lens_cpu=lengths.tolist(),
         total_verify_tokens=total,
     )
