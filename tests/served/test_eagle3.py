@@ -11,7 +11,7 @@ from tests.served.metrics import Metrics
 from tests.served.running import Running
 from tests.served.setups import VLLM, on
 
-pytestmark = [pytest.mark.engine, on("eagle3")]
+pytestmark = [pytest.mark.engine, on(long=["eagle3"])]
 
 
 def cycles(metrics: Metrics) -> int:

@@ -36,7 +36,7 @@ def test_alone(running: Running, mode: str) -> None:
     check(running, case, running.client.complete(case, logprobs=TOP))
 
 
-@on("trained", "paged", "pool", "auto", long=("budget", "small-pool", "sync"))
+@on("trained", "paged", "pool", long=("auto", "budget", "small-pool", "sync"))
 def test_sixteen_at_once(running: Running) -> None:
     """Also where blocks are cut by a budget of tokens, or are begun again after a preemption."""
     cases = mixed_cases(running.reference.config.vocab_size, seed=3, most_tokens=60)

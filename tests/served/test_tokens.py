@@ -96,7 +96,7 @@ def agreed_cases() -> list[Case]:
     ]
 
 
-@on("trained")
+@on(long=["trained"])
 def test_what_both_engines_are_asked(running: Running) -> None:
     """Each gives the reference decoder's tokens, reasons and forwards, and so the other's."""
     check_one_by_one(running, agreed_cases())
