@@ -45,7 +45,7 @@ test-unit: check-python  ## the tests that need no engine, in seconds
 	@$(TOOLS); exec "$$python" -m tests.run unit
 
 test-engine: check-python check-engine  ## the tests through a real vLLM or SGLang
-	@$(ENVIRONMENT); exec "$$python" -m tests.run engine-$(ENGINE)
+	@$(ENVIRONMENT); exec "$$python" -m tests.run engine-$(ENGINE) parts-$(ENGINE)
 
 lint: check-python  ## ruff, import-linter and mypy
 	@$(TOOLS); exec "$$python" -m tests.run lint types

@@ -1,9 +1,9 @@
 """Run the project's checks one after the other and say how long each took: `python -m tests.run [--all] [STEP…]`.
 
-Steps: lint, types, unit, and engine-vllm and engine-sglang, which run in the environment of that engine. All steps run
-even when an earlier one fails; the exit status is 1 when any failed. The steps of two engines run side by side, as a
-server that starts keeps one core busy; the name of the engine stands before each line then. `--all` is the long lane:
-the tests marked `long` too, and every test in its full size (tests/README.md).
+Steps: lint, types, unit, and for each engine, in its environment, engine-ENGINE (through servers) and parts-ENGINE (the
+rest). All steps run even when an earlier one fails; the exit status is 1 when any failed. Engines' steps run two at a
+time, as a server that starts keeps one core busy; the name of the engine stands before each line then. `--all` is the
+long lane: the tests marked `long` too, and every test in its full size (tests/README.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from tests.engines.recipe import ENGINES, SetupError, load_recipe
 from tests.engines.server import CHECKOUT
 
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
-STEPS = ("lint", "types", "unit", *(f"engine-{engine}" for engine in ENGINES))
+AT_ONCE = 2
+STEPS = (
+    *("lint", "types", "unit"),
+    *(
+        f"{kind}-{engine}" for kind in ("engine", "parts") for engine in reversed(ENGINES)
+    ),  # the longest first
+)
 FULL_SIZES = {
     "NEMOTRON_DIFFUSION_DRAWS": "20000",
     "NEMOTRON_DIFFUSION_STEPS": "10000",
@@ -54,18 +60,27 @@ class Result:
 
 def engine_of(step: str) -> str | None:
     """Return the engine whose environment a step needs, None where it needs no engine."""
-    return step.removeprefix("engine-") if step.startswith("engine-") else None
+    kind, _, engine = step.partition("-")
+    return engine if kind in ("engine", "parts") else None
 
 
 def engine_folders(engine: str) -> list[str]:
-    return ["tests/served", f"tests/engines/{engine}", f"tests/patches/{engine}", f"tests/{engine}"]
+    """Return the folders of an engine's tests: through servers, and the rest."""
+    return ["tests/served", f"tests/{engine}", *part_folders(engine)]
+
+
+def part_folders(engine: str) -> list[str]:
+    return [f"tests/{engine}/parts", f"tests/engines/{engine}", f"tests/patches/{engine}"]
 
 
 def commands(step: str, python: str | Path, long: bool = False) -> list[list[str]]:
     """Return the command lines of one of `STEPS`."""
     engine, pytest = engine_of(step), [str(python), "-m", "pytest", *(["-m", ""] if long else [])]
     if engine is not None:
-        return [[*pytest, *(folder for folder in engine_folders(engine) if (CHECKOUT / folder).is_dir())]]
+        parts = [folder for folder in part_folders(engine) if (CHECKOUT / folder).is_dir()]
+        if step.startswith("parts-"):
+            return [[*pytest, *parts]]
+        return [[*pytest, "tests/served", f"tests/{engine}", f"--ignore=tests/{engine}/parts"]]
     ignored = {f"--ignore={folder}": None for engine in ENGINES for folder in engine_folders(engine)}
     return {
         "lint": [
@@ -125,6 +140,13 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
     return process.returncode
 
 
+def set_up_engines() -> None:
+    """Begin to set up the engines' environments, which mostly waits for the package index, beside the first steps."""
+    for engine in ENGINES:
+        command = [sys.executable, "-m", "tests.engines.install", "--engine", engine]
+        subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+
+
 def main(arguments: Sequence[str]) -> int:
     long, steps = "--all" in arguments, [word for word in arguments if word != "--all"]
     unknown = [step for step in steps if step not in STEPS]
@@ -132,10 +154,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
     begun, chosen = time.monotonic(), steps or STEPS
+    if not steps:
+        set_up_engines()
     results = [run(step, "", long) for step in chosen if engine_of(step) is None]
     if of_engines := [step for step in chosen if engine_of(step) is not None]:
         prefixes = [f"{engine_of(step)}: " if len(of_engines) > 1 else "" for step in of_engines]
-        with ThreadPoolExecutor(len(of_engines)) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             results += pool.map(run, of_engines, prefixes, [long] * len(of_engines))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print("\n== summary")

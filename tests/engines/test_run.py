@@ -13,10 +13,14 @@ from tests.engines.recipe import ENGINES, Recipe, SetupError
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_s_tests_run_under_its_own_python_only(engine: str) -> None:
-    ((python, *pytest_command),) = run.commands(f"engine-{engine}", "the/python")
-    assert python == "the/python"
-    assert f"tests/engines/{engine}" in pytest_command
-    assert not any(other in word for word in pytest_command for other in ENGINES if other != engine)
+    chosen = set()
+    for kind, folder in (("engine", "tests/served"), ("parts", f"tests/engines/{engine}")):
+        ((python, *pytest_command),) = run.commands(f"{kind}-{engine}", "the/python")
+        assert python == "the/python"
+        assert folder in pytest_command
+        assert not any(other in word for word in pytest_command for other in ENGINES if other != engine)
+        chosen |= {word for word in pytest_command if word.startswith("tests/")}
+    assert chosen == set(run.engine_folders(engine)), "each folder is in one of the two steps"
     assert f"--ignore=tests/engines/{engine}" in run.commands("unit", sys.executable)[0]
 
 
@@ -48,7 +52,7 @@ def test_an_engine_that_cannot_be_set_up_is_a_failed_step(
 def test_the_long_lane_runs_everything_in_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEMOTRON_DIFFUSION_FUZZ", "7")
     monkeypatch.delenv("NEMOTRON_DIFFUSION_DRAWS", raising=False)
-    for step in ("unit", "engine-vllm", "engine-sglang"):
+    for step in ("unit", "engine-vllm", "engine-sglang", "parts-vllm", "parts-sglang"):
         [short], [long] = run.commands(step, "python"), run.commands(step, "python", long=True)
         assert [word for word in long if word not in short] == [""]
         variables = run.variables(step, long=True)
