@@ -24,12 +24,13 @@ from nemotron_diffusion_plugin.vllm.draft_lora import ROWS
 class HiddenOutput:
     """A `core.ForwardOutput` whose logits are computed when they are asked for, a few rows at a time."""
 
-    hidden: torch.Tensor
+    states: torch.Tensor
     model: torch.nn.Module
+    hidden: torch.Tensor | None = None
 
     def logits(self, rows: slice) -> torch.Tensor:
         """Return the logits `[n, V]` of some rows, in the model's dtype."""
-        logits: torch.Tensor = self.model.compute_logits(self.hidden[rows])
+        logits: torch.Tensor = self.model.compute_logits(self.states[rows])
         return logits
 
 
@@ -114,7 +115,7 @@ class BlockForward:
         lora_rows: torch.Tensor | None = None,
         hidden: bool = False,
     ) -> HiddenOutput:
-        """See `core.BlockForward.run`; hidden states are always there."""
+        """See `core.BlockForward.run`."""
         self.count += 1
         context = set_forward_context(
             rows.attention,
@@ -128,7 +129,7 @@ class BlockForward:
             if lora_rows is not None:
                 get_forward_context().additional_kwargs[ROWS] = lora_rows
             states = self.model(input_ids=token_ids.to(torch.int32), positions=rows.positions)
-        return HiddenOutput(states, self.model)
+        return HiddenOutput(states, self.model, states if hidden else None)
 
     def take_count(self) -> int:
         """Forwards run since the last call."""

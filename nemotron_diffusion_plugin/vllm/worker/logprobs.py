@@ -24,9 +24,7 @@ def put_commit_scores(
     """
     for request in np.flatnonzero(table.logprobs.is_wanted(slots)):
         slot, rows = int(slots[request]), slice(int(bounds[request]), int(bounds[request + 1]))
-        inside, places, _ = table.planned_token(
-            torch.tensor([slot], device=positions.device), positions[rows]
-        )
+        inside, places, _ = table.planned_token(table.on_device(np.array([slot])), positions[rows])
         scores = table.logprobs.of(slot, places)
         if scores is None:
             continue
