@@ -107,7 +107,7 @@ class DecodingOptions:
             raise OptionError(f"decoding options: got {raw!r}, expected an object of option names and values")
         for name in raw:
             if name not in OPTION_NAMES:
-                raise OptionError(_unknown_name(name))
+                raise unknown_option(name)
         chosen = {name: _READERS[name](name, value, max_block_size) for name, value in raw.items()}
         options = replace(defaults, **chosen)
         if "tokens_per_step" in chosen and options.commit_rule is not CommitRule.FIXED:
@@ -122,11 +122,20 @@ _SHOWN_BITS = 1024
 OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(DecodingOptions))
 
 
-def _unknown_name(name: object) -> str:
+_ALIKE = 0.8
+
+
+def unknown_option(name: object) -> OptionError:
+    """Return the error to raise for a name that is no option; it lists the options and hints at a similar one."""
     allowed = ", ".join(OPTION_NAMES)
     close = difflib.get_close_matches(str(name)[:80], OPTION_NAMES, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
-    return f"field {reprlib.repr(name)}: unknown option{hint}, expected one of {allowed}"
+    return OptionError(f"field {reprlib.repr(name)}: unknown option{hint}, expected one of {allowed}")
+
+
+def is_misspelt(name: object) -> bool:
+    """Whether a name is so much like an option's that it is one with a slip, not a name of somebody else's."""
+    return bool(difflib.get_close_matches(str(name)[:80], OPTION_NAMES, n=1, cutoff=_ALIKE))
 
 
 def _refuse(name: str, value: object, expected: str) -> OptionError:
@@ -170,9 +179,9 @@ def _block_size(name: str, value: object, max_block_size: int) -> int:
 
 
 def _flag(name: str, value: object, max_block_size: int) -> bool:
-    if not isinstance(value, int | float) or value not in (0, 1):
+    if not isinstance(value, bool):
         raise _refuse(name, value, "true or false")
-    return bool(value)
+    return value
 
 
 _READERS: dict[str, Callable[[str, object, int], Any]] = {
@@ -185,3 +194,5 @@ _READERS: dict[str, Callable[[str, object, int], Any]] = {
     "tokens_per_step": _count,
     "return_counts": _flag,
 }
+FLAGS: tuple[str, ...] = tuple(name for name, read in _READERS.items() if read is _flag)
+"""The options that are true or false."""

@@ -1,12 +1,15 @@
 """The configuration class, so that transformers needs no remote code."""
 
+import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 MODEL_TYPE = "nemotron_labs_diffusion"
+_logger = logging.getLogger("nemotron_diffusion_plugin")
 
 _REQUIRED: Any = None
 _ROPE_DEFAULTS: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
@@ -19,7 +22,8 @@ class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
     required: a `config.json` without one of them raises `ValueError` naming the field. The rope fields may be
     spelled `rope_parameters`, or `rope_scaling` with `rope_theta` beside it; both end up in
     `rope_parameters`. Unsupported values (biases, sliding windows, tied embeddings) raise instead of being
-    ignored.
+    ignored. A `max_position_embeddings` past what YaRN covers is lowered to that, with a warning: engines tabulate
+    `original_max_position_embeddings * factor` rotations and read past the end.
     """
 
     model_type = MODEL_TYPE
@@ -57,6 +61,7 @@ class NemotronLabsDiffusionConfig(PreTrainedConfig):  # type: ignore[misc]
         kwargs.pop("llama_4_scaling", None)
         self.rope_parameters = _rope_fields(self.rope_parameters, rope_scaling, rope_theta)
         _validate(self)
+        self.max_position_embeddings = _covered(self.max_position_embeddings, self.rope_parameters)
         super().__post_init__(**kwargs)
 
     @property
@@ -131,6 +136,33 @@ def _validate(config: NemotronLabsDiffusionConfig) -> None:
     _require_only("sliding_window", config.sliding_window, None)
     _validate_eos(config)
     _validate_rope(config.rope_parameters)
+
+
+def covered_positions(rope_parameters: Mapping[str, Any]) -> int | None:
+    """The positions for which there are rotations (docs/model.md, 1.2); None where there is no bound."""
+    if rope_parameters.get("rope_type") != "yarn":
+        return None
+    return int(rope_parameters["original_max_position_embeddings"] * rope_parameters["factor"])
+
+
+def _covered(positions: int, rope: Mapping[str, Any]) -> int:
+    covered = covered_positions(rope)
+    if covered is None or positions <= covered:
+        return positions
+    _warn_of_context(positions, covered)
+    return covered
+
+
+@cache
+def _warn_of_context(positions: int, covered: int) -> None:
+    """Say once in a process that a context is shorter than the checkpoint states."""
+    _logger.warning(
+        "config.json: max_position_embeddings is %d, but rope_parameters cover %d positions "
+        "(original_max_position_embeddings times factor): the longest context is %d",
+        positions,
+        covered,
+        covered,
+    )
 
 
 def _validate_eos(config: NemotronLabsDiffusionConfig) -> None:

@@ -10,6 +10,7 @@ from nemotron_diffusion_patches.sglang import (
     cuda_graph_runner,
     finish_check,
     last_output,
+    openai_parameters,
     request_rows,
     request_validation,
     response_counts,
@@ -41,6 +42,7 @@ RESOLUTION_STEP = "handle_missing_default_values"
 def engine_patches() -> list[HookPatch]:
     """The patches every process needs."""
     return [
+        *openai_parameters.patches(admission.constrains_tool_calls, admission.apply_defaults),
         request_validation.patch(admission.validate_tokenized),
         admission_check.patch(is_ours, admission.problem),
         retraction.patch(_give_back_seed),

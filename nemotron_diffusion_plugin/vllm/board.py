@@ -1,7 +1,8 @@
 """Counters shared by the engine core, which writes them, and the API server, which shows them.
 
 The scheduler statistics that vLLM sends to the API server have no room for a plugin's own numbers, so the scheduler
-writes them into a small file of 64-bit counters that is named after the engine and removed with it.
+writes them into a small file of 64-bit counters that is named after the engine and removed with it. Several API servers
+share vLLM's folder of metrics, and the files are there.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PER_ENGINE = (
 )
 _SIZE = len(DecodingMode) * len(PER_MODE) + len(PER_ENGINE)
 _ROW = {mode: index * len(PER_MODE) for index, mode in enumerate(DecodingMode)}
-_PLACE = {name: len(DecodingMode) * len(PER_MODE) + place for place, name in enumerate(PER_ENGINE)}
+_PLACES = {name: len(DecodingMode) * len(PER_MODE) + place for place, name in enumerate(PER_ENGINE)}
 
 
 def decision(settings: ServerSettings, length: int) -> str:
@@ -46,18 +47,31 @@ def decision(settings: ServerSettings, length: int) -> str:
 
 def board_path(vllm_config: Any) -> Path:
     """Where the counters of this engine lie; data-parallel engines have a board each."""
-    rank = vllm_config.parallel_config.data_parallel_index
-    return Path(tempfile.gettempdir()) / f"{_stem(vllm_config)}-{rank}.counters"
+    folder, stem = _place(vllm_config)
+    return folder / f"{stem}-{vllm_config.parallel_config.data_parallel_index}.counters"
 
 
-def _stem(vllm_config: Any) -> str:
+def _place(vllm_config: Any) -> tuple[Path, str]:
+    """The folder of the boards of a server, and how their names begin.
+
+    Where there are several API servers each one has a configuration of its own, with an instance id of its own; what
+    they share is a folder.
+    """
+    if shared := shared_folder():
+        return shared, "nemotron-diffusion"
     instance = vllm_config.instance_id.partition("_dp")[0]
-    return f"nemotron-diffusion-{os.getuid()}-{instance}"
+    return Path(tempfile.gettempdir()), f"nemotron-diffusion-{os.getuid()}-{instance}"
+
+
+def shared_folder() -> Path | None:
+    """The folder in which several API servers of one server keep their metrics; None where there is one."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
 
 
 def _index(name: str, mode: DecodingMode | None) -> int:
     if mode is None:
-        return _PLACE[name]
+        return _PLACES[name]
     return _ROW[mode] + PER_MODE.index(name)
 
 
@@ -95,13 +109,14 @@ class CounterBoard:
 class BoardReader:
     """The reader's side: the sum over the engines of a server, zero until the first one has started.
 
-    It removes what its engines leave behind when they are ended from outside.
+    It removes what its engines leave behind when they are ended from outside; a shared folder goes with its server.
     """
 
     def __init__(self, vllm_config: Any) -> None:
         self._vllm_config = vllm_config
         self._counts: dict[Path, np.ndarray] = {}
-        weakref.finalize(self, _remove_boards, vllm_config)
+        if shared_folder() is None:
+            weakref.finalize(self, _remove_boards, vllm_config)
 
     def refresh(self) -> None:
         """Look for the boards of engines that have started since."""
@@ -118,7 +133,8 @@ class BoardReader:
 
 
 def _boards(vllm_config: Any) -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"{_stem(vllm_config)}-*.counters"))
+    folder, stem = _place(vllm_config)
+    return list(folder.glob(f"{stem}-*.counters"))
 
 
 def _remove_boards(vllm_config: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nemotron_diffusion_plugin.options import DecodingOptions
+from nemotron_diffusion_plugin.options import FLAGS, OPTION_NAMES, DecodingOptions
 from nemotron_diffusion_plugin.settings import SETTING_NAMES, ServerSettings
 
 _OPTIONS = "_nemotron_diffusion_options"
 _settings: dict[tuple[int, str], ServerSettings] = {}
-_ENGINE_KEYS = frozenset({"kv_transfer_params", "ec_transfer_params"})
+ENGINE_KEYS = frozenset({"kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode", "session_id"})
+"""The names in `vllm_xargs` that vLLM itself reads."""
 
 
 def server_settings(vllm_config: Any) -> ServerSettings:
@@ -35,7 +36,16 @@ def request_options(settings: ServerSettings, sampling_params: Any) -> DecodingO
     """
     options: DecodingOptions | None = getattr(sampling_params, _OPTIONS, None)
     if options is None:
-        given = getattr(sampling_params, "extra_args", None) or {}
-        options = settings.options({name: given[name] for name in given if name not in _ENGINE_KEYS})
+        options = settings.options(own_options(getattr(sampling_params, "extra_args", None)))
         setattr(sampling_params, _OPTIONS, options)
     return options
+
+
+def own_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the decoding options among what a request gives vLLM.
+
+    vLLM's requests have no true and false there: JSON's come as 1 and 0.
+    """
+    own = {name: given[name] for name in OPTION_NAMES if name in given} if given else {}
+    flags = {name: bool(own[name]) for name in FLAGS if type(own.get(name)) is int and own[name] in (0, 1)}
+    return {**own, **flags}

@@ -8,11 +8,14 @@ from typing import Any
 from nemotron_diffusion_plugin.model.spec import is_served
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, DecodingOptions, OptionError
 from nemotron_diffusion_plugin.serving.refusals import (
+    NEUTRAL,
     penalties_of,
     refuse_all_but_ar,
+    refuse_constraints_in_diffusion,
     refuse_counts,
     refuse_in_diffusion,
 )
+from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.parameters import (
     is_greedy,
@@ -22,9 +25,13 @@ from nemotron_diffusion_plugin.sglang.parameters import (
 )
 from nemotron_diffusion_plugin.sglang.settings import served, settings_of
 
+WITHOUT_MEANING = {**NEUTRAL, "top_k": -1}
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
+
+_GREEDY: dict[str, tuple[object, object]] = {"top_p": (1.0, 1.0), "min_p": (0.0, 0.0)}
+"""What has no effect on a greedy answer passes."""
 
 _LARGEST: dict[str, float] = {
     **dict.fromkeys(("top_k", "max_new_tokens", "min_new_tokens", "n"), 2**31 - 1),
@@ -34,6 +41,42 @@ _LARGEST: dict[str, float] = {
     ),
 }
 """The numbers of a request and what their tensors hold: 32 bits, of a seed 64."""
+
+
+_settings: ServerSettings | None = None
+
+
+def configure(settings: ServerSettings | None) -> None:
+    """Tell this process's front end what the server was started with; None where the worker is not ours."""
+    global _settings
+    _settings = settings
+
+
+def constrains_tool_calls(request: Any, constrained: bool) -> bool:
+    """Whether the grammar that SGLang made of an OpenAI request's tools holds, if it is `constrained` by one.
+
+    Raises `OptionError` for what the client asked for and diffusion cannot honour.
+    """
+    options = _options_in_diffusion(request)
+    if options is None:
+        return True
+    refuse_constraints_in_diffusion(request, options, one_call=constrained)
+    return False
+
+
+def apply_defaults(request: Any, parameters: dict[str, Any]) -> None:
+    """In diffusion make neutral what has no meaning there and the client did not ask for."""
+    if _options_in_diffusion(request) is not None:
+        unasked = [name for name in WITHOUT_MEANING if getattr(request, name, None) is None]
+        parameters.update({name: WITHOUT_MEANING[name] for name in unasked if name in parameters})
+
+
+def _options_in_diffusion(request: Any) -> DecodingOptions | None:
+    """The options of an OpenAI request that is decoded by diffusion; None for another one."""
+    if _settings is None:
+        return None
+    options = _settings.options(own_options(getattr(request, "custom_params", None)))
+    return options if options.decoding_mode is DecodingMode.DIFFUSION else None
 
 
 def options_of(req: Any) -> DecodingOptions | None:
@@ -63,8 +106,11 @@ def problem(req: Any) -> str | None:
     return None
 
 
-def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
-    """Raise `OptionError` (a ValueError, answered with 400) for a request that SGLang's front end has tokenized."""
+def validate_tokenized(tokenizer_manager: Any, given: Any, request: Any) -> None:
+    """Raise `OptionError` (a ValueError, answered with 400) for a request that SGLang's front end has tokenized.
+
+    `given` is the request as it came.
+    """
     from sglang.srt.runtime_context import get_spec
 
     config = tokenizer_manager.model_config
@@ -80,10 +126,13 @@ def validate_tokenized(tokenizer_manager: Any, request: Any) -> None:
         )
         refuse_all_but_ar(options, settings.defaults, "speculative algorithm")
         return
+    if options.decoding_mode is DecodingMode.DIFFUSION:
+        _drop_preferences(params, tokenizer_manager.preferred_sampling_params, given.sampling_params)
     # The scheduler adds end-of-sequence ids, of which there are a few, and checks again.
     validate_request(request, options, list(params.stop_token_ids or ()))
     _refuse_empty_prompt(request)
     _refuse_unknown_ids(request, config.vocab_size)
+    _refuse_embeddings_of_another_size(request, config.hidden_size)
 
 
 def validate_request(req: Any, options: DecodingOptions, stops: list[int]) -> None:
@@ -107,6 +156,17 @@ def validate_request(req: Any, options: DecodingOptions, stops: list[int]) -> No
     if options.decoding_mode is DecodingMode.DIFFUSION:
         _refuse_meaningless_in_diffusion(params, options)
     _refuse_unkept_budget(params)
+
+
+def _drop_preferences(params: Any, preferred: Any, asked: Any) -> None:
+    """Make neutral what a server prefers, diffusion gives no meaning, and the client did not ask for."""
+    from sglang.srt.sampling.sampling_params import TOP_K_ALL
+
+    for name in WITHOUT_MEANING.keys() & (preferred or {}).keys() - (asked or {}).keys():
+        if name != "top_k":
+            setattr(params, name, WITHOUT_MEANING[name])
+        elif not is_greedy(params):
+            params.top_k = TOP_K_ALL
 
 
 def _refuse_oversized_numbers(params: Any) -> None:
@@ -155,10 +215,21 @@ def _refuse_unknown_ids(request: Any, vocab_size: int) -> None:
         )
 
 
+def _refuse_embeddings_of_another_size(request: Any, hidden_size: int) -> None:
+    """Raise `OptionError` for rows that are no embeddings of this model, which end SGLang's scheduler."""
+    rows = getattr(request, "input_embeds", None) or ()
+    wrong = next((row for row in rows if not isinstance(row, list) or len(row) != hidden_size), None)
+    if wrong is not None:
+        size = len(wrong) if isinstance(wrong, list) else reprlib.repr(wrong)
+        raise OptionError(
+            f"field 'input_embeds': got a row of {size}, expected rows of {hidden_size} numbers, the hidden size"
+        )
+
+
 def _refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:
     active: dict[str, tuple[object, object]] = {
         **penalties_of(params),
-        "top_k": (-1 if is_greedy(params) else _as_given(params.top_k), -1),
+        **(_GREEDY if is_greedy(params) else {"top_k": (_as_given(params.top_k), -1)}),
         **{name: (getattr(params, name), None) for name in _GRAMMARS},
         _THINKING_BUDGET: ((params.custom_params or {}).get(_THINKING_BUDGET), None),
     }

@@ -8,6 +8,7 @@ from typing import Any
 from nemotron_diffusion_plugin.model.spec import is_served
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.refusals import check_context_length
+from nemotron_diffusion_plugin.sglang.front import admission
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import settings_of
@@ -30,6 +31,7 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     previous(server_args)
     given, model_config = resolving_view(server_args), model_config_of(server_args)
     hf_config = model_config.hf_config
+    admission.configure(None)
     if not is_served(hf_config):
         return
     settings = settings_of(hf_config)
@@ -58,6 +60,11 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
         speculative_eagle_topk=1,
         enable_mixed_chunk=False,
     )
+    admission.configure(settings)
+    defaults = {**model_config.get_default_sampling_params(), **(given.preferred_sampling_params or {})}
+    without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
+    if without:
+        logger.info("the server's default %s is not applied in diffusion, where it has no meaning", without)
     logger.info(
         "Nemotron-Labs-Diffusion: default mode %s, block %d",
         settings.defaults.decoding_mode.value,

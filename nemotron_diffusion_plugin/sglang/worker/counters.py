@@ -39,10 +39,10 @@ class Counters:
 
         `observe` hears on every rank of each verify forward of a request in auto.
         """
-        from sglang.srt.runtime_context import get_parallel
+        from sglang.srt.runtime_context import get_parallel, get_serving
 
         exported = server_args.enable_metrics and get_parallel().tp_rank == 0
-        metrics = _Metrics(server_args.served_model_name, auto_blocks) if exported else None
+        metrics = _Metrics(get_serving().served_model_name, auto_blocks) if exported else None
         counters = cls(metrics, observe)
         global _of_process
         _of_process = counters

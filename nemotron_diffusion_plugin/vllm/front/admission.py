@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from typing_extensions import override
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
-from nemotron_diffusion_plugin.options import DecodingMode, DecodingOptions, OptionError
+from nemotron_diffusion_plugin.options import (
+    OPTION_NAMES,
+    DecodingMode,
+    DecodingOptions,
+    OptionError,
+    is_misspelt,
+    unknown_option,
+)
 from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.refusals import (
+    NEUTRAL,
     penalties_of,
     refuse_all_but_ar,
+    refuse_constraints_in_diffusion,
     refuse_counts,
     refuse_in_diffusion,
+    refuse_processors_in_diffusion,
 )
 from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm.settings import request_options
+from nemotron_diffusion_plugin.vllm.settings import ENGINE_KEYS, own_options, request_options
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
 ADMISSION_PATH = f"{__name__}:Admission"
 
+WITHOUT_MEANING = {**NEUTRAL, "top_k": 0}
+
 _settings: ServerSettings | None = None
 _only_ar = False
+_processors: Sequence[str] = ()
+_defaults: Mapping[str, Any] = {}
 
 
-def configure(settings: ServerSettings, only_ar: bool) -> None:
+def configure(
+    settings: ServerSettings,
+    only_ar: bool,
+    processors: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Tell this process's admission check what the server was started with.
 
-    `only_ar`: the server runs another speculator (or none), so that the other two modes do not exist.
+    Args:
+        settings: the server's.
+        only_ar: whether it runs another speculator (or none), so that the other modes do not exist.
+        processors: the names of the user's logits processors.
+        defaults: the sampling parameters that a request has which names none, by name.
     """
-    global _settings, _only_ar
-    _settings, _only_ar = settings, only_ar
+    global _settings, _only_ar, _processors, _defaults
+    _settings, _only_ar, _processors, _defaults = settings, only_ar, processors, defaults or {}
 
 
-def validate_request(sampling_params: SamplingParams) -> None:
-    """Raise `OptionError` for a request that this process's server cannot honour."""
+def validate_request(sampling_params: SamplingParams, defaults: Mapping[str, Any] | None = None) -> None:
+    """Raise `OptionError` for a request that this process's server cannot honour.
+
+    In diffusion a parameter without a meaning there is made neutral where it is the server's default, which nobody
+    asked for; `defaults` are those in force, the server's by default.
+    """
     if _settings is None:
         return
+    _refuse_unknown_names(sampling_params.extra_args)
     options = request_options(_settings, sampling_params)
     refuse_oversized(sampling_params)
     _refuse_unsendable_schema(sampling_params)
@@ -48,17 +77,55 @@ def validate_request(sampling_params: SamplingParams) -> None:
     if _only_ar:
         refuse_all_but_ar(options, _settings.defaults, "speculator")
     elif options.decoding_mode is DecodingMode.DIFFUSION:
+        for name, value in (_defaults if defaults is None else defaults).items():
+            if name in WITHOUT_MEANING and getattr(sampling_params, name) == value:
+                setattr(sampling_params, name, WITHOUT_MEANING[name])
+        refuse_processors_in_diffusion(_processors, options)
         refuse_meaningless_in_diffusion(sampling_params, options)
+
+
+def validate_openai_request(request: Any, sampling_params: SamplingParams) -> None:
+    """Raise `OptionError` as `validate_request` does, with the client's own request beside what vLLM makes of it.
+
+    It tells what the client asked for from what the server has by default.
+    """
+    if _is_diffusion(request.vllm_xargs):
+        assert _settings is not None
+        refuse_constraints_in_diffusion(request, request_options(_settings, sampling_params))
+    unasked = [name for name in WITHOUT_MEANING if getattr(request, name, None) is None]
+    validate_request(sampling_params, {name: getattr(sampling_params, name) for name in unasked})
+
+
+def constrains_tool_calls(request: Any) -> bool:
+    """Whether an OpenAI request's tool calls may be constrained by a grammar, as vLLM would do it by itself."""
+    return request.tool_choice != "auto" or not _is_diffusion(request.vllm_xargs)
 
 
 def validate_beam_search(vllm_xargs: Any) -> None:
     """Raise `OptionError` for options that beam search, which asks for one token at a time, cannot honour."""
     if _settings is None:
         return
-    options = _settings.options(vllm_xargs or {})
+    _refuse_unknown_names(vllm_xargs)
+    options = _settings.options(own_options(vllm_xargs))
     refuse_counts(options, "beam search asks for one token at a time")
     if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
         refuse_in_diffusion({"use_beam_search": (True, False)}, options)
+
+
+def _is_diffusion(vllm_xargs: Any) -> bool:
+    """Whether a request is decoded by diffusion; raises `OptionError`."""
+    if _settings is None or _only_ar:
+        return False
+    _refuse_unknown_names(vllm_xargs)
+    return _settings.options(own_options(vllm_xargs)).decoding_mode is DecodingMode.DIFFUSION
+
+
+def _refuse_unknown_names(vllm_xargs: Any) -> None:
+    """Raise `OptionError` for a name that nobody reads: beside processors of the user's, which may, a misspelt one."""
+    for name in vllm_xargs or ():
+        known = name in OPTION_NAMES or name in ENGINE_KEYS
+        if not known and (not _processors or is_misspelt(name)):
+            raise unknown_option(name)
 
 
 def _refuse_counts_without_a_place(params: Any, options: DecodingOptions) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any
 
 from typing_extensions import override
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-from nemotron_diffusion_patches.vllm import request_validation, response_counts
+from nemotron_diffusion_patches.vllm import request_validation, response_counts, tool_constraints
 from nemotron_diffusion_patches.vllm import span_attributes as span_attributes_patch
 from nemotron_diffusion_plugin.auto.requests import describe
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.overrides import checked_overrides
-from nemotron_diffusion_plugin.serving.refusals import check_context_length
+from nemotron_diffusion_plugin.serving.refusals import check_context_length, refuse_processors_in_diffusion
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.engine_patches import summary
@@ -27,6 +28,7 @@ from nemotron_diffusion_plugin.vllm.identity import (
 from nemotron_diffusion_plugin.vllm.log import logger
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
+PROCESSORS_GROUP = "vllm.logits_processors"
 SCHEDULER_PATH = "nemotron_diffusion_plugin.vllm.core.scheduler.make_scheduler"
 
 
@@ -52,8 +54,11 @@ class ServingDefaults(VerifyAndUpdateConfig):
         if vllm_config.speculative_config is None and settings.block_size > 1:
             vllm_config.speculative_config = _speculative_config(vllm_config, settings)
         ours = uses_block_speculator(vllm_config)
-        admission.configure(settings, only_ar=not ours)
-        request_validation.patch(admission.validate_request, admission.validate_beam_search).apply()
+        _configure_admission(vllm_config, settings, only_ar=not ours)
+        request_validation.patch(
+            admission.validate_openai_request, admission.validate_request, admission.validate_beam_search
+        ).apply()
+        tool_constraints.patch(admission.constrains_tool_calls).apply()
         response_counts.patch(RESPONSE_KEY).apply()
         span_attributes_patch.patch(RESPONSE_KEY, span_attributes).apply()
         processors = list(model_config.logits_processors or [])
@@ -69,6 +74,31 @@ class ServingDefaults(VerifyAndUpdateConfig):
                 describe(settings, device_name()),
                 summary(),
             )
+
+
+def _configure_admission(vllm_config: Any, settings: ServerSettings, only_ar: bool) -> None:
+    """Tell the admission check about this server; raises `OptionError` where its default mode cannot work."""
+    model_config = vllm_config.model_config
+    processors = _user_processors(model_config)
+    defaults = model_config.get_diff_sampling_param()
+    if not only_ar:
+        if settings.defaults.decoding_mode is DecodingMode.DIFFUSION:
+            refuse_processors_in_diffusion(processors, settings.defaults)
+        without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
+        if without:
+            logger.info(
+                "the server's default %s is not applied in diffusion, where it has no meaning", without
+            )
+    admission.configure(settings, only_ar, processors, defaults)
+
+
+def _user_processors(model_config: Any) -> list[str]:
+    """The names of the logits processors that vLLM loads beside ours, by flag and from installed packages."""
+    named = [each for each in model_config.logits_processors or () if each != admission.ADMISSION_PATH]
+    installed = entry_points(group=PROCESSORS_GROUP)
+    return [each.value for each in installed] + [
+        each if isinstance(each, str) else each.__qualname__ for each in named
+    ]
 
 
 def _speculative_config(vllm_config: Any, settings: ServerSettings) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -12,10 +11,10 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nemotron_diffusion_patches.vllm import metrics_registry
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
-from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader
-from nemotron_diffusion_plugin.vllm.log import logger
+from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader, shared_folder
 
 _collector: Collector | None = None
 
@@ -73,14 +72,11 @@ def _family(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:
 
 
 def export(vllm_config: Any, auto_blocks: Sequence[int]) -> None:
-    """Show this engine's counters on `/metrics`; one API server only, as the file belongs to one engine.
+    """Show the engines' counters on `/metrics`, in each API server.
 
     `auto_blocks` are the block lengths that auto chooses from beside 1.
     """
     global _collector
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        logger.warning("nemotron_diffusion:* metrics are not exported with more than one API server")
-        return
     if _collector is not None:
         with contextlib.suppress(KeyError):
             REGISTRY.unregister(_collector)
@@ -88,4 +84,7 @@ def export(vllm_config: Any, auto_blocks: Sequence[int]) -> None:
     if isinstance(model_name, list):
         model_name = model_name[0]
     _collector = ModeCollector(BoardReader(vllm_config), str(model_name), auto_blocks)
-    REGISTRY.register(_collector)
+    if shared_folder() is None:
+        REGISTRY.register(_collector)
+    else:
+        metrics_registry.patch(lambda: _collector).apply()

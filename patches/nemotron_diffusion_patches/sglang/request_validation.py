@@ -17,14 +17,17 @@ ABOUT = Description(
 )
 
 
-def patch(validate: Callable[[Any, Any], None]) -> HookPatch:
-    """`validate(tokenizer_manager, request)` raises ValueError for a request that cannot be honoured."""
+def patch(validate: Callable[[Any, Any, Any], None]) -> HookPatch:
+    """`validate(tokenizer_manager, given, request)` raises ValueError for a request that cannot be honoured.
+
+    `given` is the request as it came, `request` what SGLang has made of it.
+    """
 
     def _create_tokenized_object(
-        original: Callable[..., Any], self: Any, *arguments: Any, **keywords: Any
+        original: Callable[..., Any], self: Any, given: Any, *arguments: Any, **keywords: Any
     ) -> Any:
-        request = original(self, *arguments, **keywords)
-        validate(self, request)
+        request = original(self, given, *arguments, **keywords)
+        validate(self, given, request)
         return request
 
     return around(ABOUT, _create_tokenized_object)

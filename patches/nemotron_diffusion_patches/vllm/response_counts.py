@@ -10,7 +10,6 @@ from nemotron_diffusion_patches import Description, Patch
 
 _NAME = "build_spec_decoding_metrics"
 _MARK = "_nemotron_diffusion_response_counts"
-_COUNTS = "_nemotron_diffusion_counts"
 _ENDPOINTS = (
     "vllm.entrypoints.openai.chat_completion.serving",
     "vllm.entrypoints.openai.completion.serving",
@@ -31,8 +30,8 @@ ABOUT = Description(
 def patch(key: str) -> Patch:
     """The scheduler puts the counts into `kv_transfer_params[key]`.
 
-    They are taken out of there, whatever the endpoint, and appear under `key` in the response's
-    `metrics.speculative_decoding`.
+    They are taken out of there, whatever the endpoint. A `RequestOutput` of the library has them as its attribute
+    `key`, a response under `key` in its `metrics.speculative_decoding`.
     """
 
     def install() -> None:
@@ -62,7 +61,7 @@ def _take_out(output_class: Any, key: str) -> None:
         original(self, *arguments, **keywords)
         carried = self.kv_transfer_params
         if carried and key in carried:
-            setattr(self, _COUNTS, carried[key])
+            setattr(self, key, carried[key])
             self.kv_transfer_params = {name: carried[name] for name in carried if name != key} or None
 
     output_class.__init__ = __init__
@@ -74,7 +73,7 @@ def _with_counts(original: Callable[[Any], Any], key: str) -> Callable[[Any], An
 
     def build(final_output: Any) -> Any:
         metrics = original(final_output)
-        counts = getattr(final_output, _COUNTS, None)
+        counts = getattr(final_output, key, None)
         if counts is None:
             return metrics
         engine = {} if metrics is None else metrics.model_dump(exclude_none=True)
