@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ from nemotron_diffusion_plugin.tools.training.random_model import write_random_c
 from tests.engines.server import CHECKOUT
 
 TRAINED = CHECKOUT / "nemotron_diffusion_plugin" / "assets" / "tiny"
+
+SAMPLING_DEFAULTS = {"top_p": 0.9, "top_k": 20}
+"""What `generation_config.json` of the checkpoint "trained-with-defaults" says."""
 
 RANDOM: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -45,6 +50,10 @@ def checkpoint_folder(name: str, folder: Path) -> Path:
     if name == "trained":
         return TRAINED
     path = folder / name
-    if not path.exists():
+    if not path.exists() and name == "trained-with-defaults":
+        shutil.copytree(TRAINED, path)
+        config = json.loads((TRAINED / "generation_config.json").read_text())
+        (path / "generation_config.json").write_text(json.dumps({**config, **SAMPLING_DEFAULTS}))
+    elif not path.exists():
         write_random_checkpoint(path, **RANDOM[name])
     return path

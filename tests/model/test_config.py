@@ -104,6 +104,17 @@ def test_factor_below_one_is_accepted():
     assert config.rope_parameters["factor"] == 0.25
 
 
+@pytest.mark.parametrize(("factor", "longest"), [(16.0, 262144), (20.0, 262144), (8.0, 131072), (0.25, 4096)])
+def test_the_context_is_what_the_rotations_cover(factor, longest, caplog):
+    config = NemotronLabsDiffusionConfig(**with_rope(factor=factor))
+    assert config.max_position_embeddings == longest
+    assert ("the longest context is" in caplog.text) == (longest < 262144)
+    plain = NemotronLabsDiffusionConfig(
+        **fields(rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    )
+    assert plain.max_position_embeddings == 262144
+
+
 def test_no_query_scale_without_beta():
     rope = dict(PUBLISHED_8B["rope_parameters"])
     del rope["llama_4_scaling_beta"]

@@ -33,7 +33,6 @@ DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (truncate, [WEIGHTS]),
     (put_in_a_nan, ["encoder.norm.weight", "NaN"]),
     (pickle_the_weights, ["Cannot find any model weights" if VLLM else "the file holds 0"]),
-    (shorten_rope, [f"{LIMIT}: got 256, expected at most 128"]),
 ]
 Refusal = tuple[Any, dict[str, str], list[str]]
 """Arguments of the engine, variables, and what is said."""
@@ -99,6 +98,25 @@ def test_what_cannot_work_is_refused(
     _, text = inside.ask("refusals", str(write(tmp_path / "model")), arguments, **variables)
     assert text is not None
     assert not [words for words in said if words not in text], text
+
+
+def test_a_context_past_the_rotations_is_refused(tmp_path: Path, inside: Inside) -> None:
+    """Where a user asks for it, and even where the engine was told to allow it."""
+    shorten_rope(write(tmp_path / "model"))
+    _, text = inside.ask("refusals", str(tmp_path / "model"), NONE)
+    assert text is not None
+    assert "256" in text
+    assert "128" in text
+    allowed = "VLLM_ALLOW_LONG_MAX_MODEL_LEN" if VLLM else "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
+    _, text = inside.ask("refusals", str(tmp_path / "model"), NONE, **{allowed: "1"})
+    assert text is not None
+    assert f"{LIMIT}: got 256, expected at most 128" in text
+
+
+def test_a_context_that_nobody_asked_for_is_what_the_rotations_cover(tmp_path: Path, inside: Inside) -> None:
+    shorten_rope(write(tmp_path / "model"))
+    longest = {"max_model_len": None} if VLLM else ["--context-length", "128"]
+    inside.run("refusals", str(tmp_path / "model"), longest)
 
 
 def test_what_is_whole_is_not_refused(tmp_path: Path, inside: Inside) -> None:

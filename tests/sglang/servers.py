@@ -99,10 +99,14 @@ SETUPS: dict[str, Setup] = {
         defaults=ON_A_GPU,
         logs_forwards=True,
     ),
-    # Every request has a grammar, which counts what it thinks.
+    # Every request has a grammar, which counts what it thinks; and defaults that a request need not name.
     "thinking": Setup(
-        "trained",
-        options=("--reasoning-parser", "mimo", "--enable-strict-thinking"),
+        "trained-with-defaults",
+        options=(
+            *("--tool-call-parser", "hermes"),
+            *("--reasoning-parser", "mimo", "--enable-strict-thinking"),
+            *("--preferred-sampling-params", '{"min_p": 0.01}'),
+        ),
         defaults=ON_A_GPU,
     ),
     # No step is scheduled ahead, prompts are cut, and KV is handed out in pages.

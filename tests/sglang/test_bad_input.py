@@ -23,6 +23,7 @@ ODD_PARAMETERS: list[dict[str, Any]] = [
     {"custom_params": {"": 1}},
     {"custom_params": {"threshold": 1e400}},
     {"custom_params": {"threshold": None}},
+    {"custom_params": {"return_counts": 1}},
     {"max_new_tokens": 0},
     {"max_new_tokens": -1},
     {"max_new_tokens": 10**6},

@@ -106,7 +106,7 @@ SETUPS: dict[str, Setup] = {
             ),
         ),
     ),
-    "auto": Setup("trained", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
+    "auto": Setup("trained-with-defaults", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
     # In the long lane only: other weights, each limit alone, our kernels, a compiled model.
     "plain": Setup("plain", options=PAGES),
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),

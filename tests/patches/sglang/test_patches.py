@@ -23,6 +23,7 @@ from nemotron_diffusion_patches.sglang import (
     cuda_graph_runner,
     finish_check,
     last_output,
+    openai_parameters,
     request_rows,
     request_validation,
     retraction,
@@ -36,6 +37,16 @@ from nemotron_diffusion_plugin.sglang.registration import engine_patches
 pytestmark = pytest.mark.engine
 
 PARAMETERS = {
+    "chat-parameters": [
+        *(
+            "self",
+            "stop",
+            "model_generation_config",
+            "tool_call_constraint",
+            "renderer_handles_response_format",
+        )
+    ],
+    "responses-parameters": ["self", "default_max_tokens", "default_params", "stop", "tool_call_constraint"],
     "request-validation": [
         *("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids")
     ],
@@ -274,15 +285,40 @@ class TestRequestValidation:
         create = put_in_place(request_validation.patch(validate), original)
         assert create("manager", "obj", "text", input_ids=[1]) == "tokenized"
         assert original.calls == [(("manager", "obj", "text"), {"input_ids": [1]})]
-        assert validate.calls == [(("manager", "tokenized"), {})]
+        assert validate.calls == [(("manager", "obj", "tokenized"), {})]
 
     def test_a_refusal_comes_through(self, put_in_place: PutInPlace) -> None:
-        def refuse(manager: Any, request: Any) -> None:
+        def refuse(manager: Any, given: Any, request: Any) -> None:
             raise ValueError(f"no {request}")
 
         create = put_in_place(request_validation.patch(refuse), Original("tokenized"))
         with pytest.raises(ValueError, match="no tokenized"):
             create("manager", "obj", "text", [1])
+
+
+class TestOpenAIParameters:
+    @pytest.mark.parametrize("kind", [0, 1], ids=["chat", "responses"])
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_defaults_are_applied_and_a_grammar_of_the_tools_dropped(
+        self, kind: int, kept: bool, put_in_place: PutInPlace
+    ) -> None:
+        original = Original({"top_p": 0.9})
+        asked: list[Any] = []
+
+        def constrains(request: Any, constrained: bool) -> bool:
+            asked.append((request, constrained))
+            return kept
+
+        def apply_defaults(request: Any, parameters: dict[str, Any]) -> None:
+            parameters["top_p"] = 1.0
+
+        patch = openai_parameters.patches(constrains, apply_defaults)[kind]
+        convert = put_in_place(patch, original)
+        assert convert("request", ["x"], tool_call_constraint="grammar", other=3) == {"top_p": 1.0}
+        constraint = "grammar" if kept else None
+        assert original.calls == [(("request", ["x"]), {"tool_call_constraint": constraint, "other": 3})]
+        assert convert("request", ["x"]) == {"top_p": 1.0}
+        assert asked == [("request", True), ("request", False)]
 
 
 class TestRetraction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pkgutil
 import threading
 from types import SimpleNamespace
@@ -211,23 +212,67 @@ class TestOnVllm:
         from nemotron_diffusion_patches.vllm import request_validation
 
         seen: list[Any] = []
+        tokens: list[Any] = []
         beams: list[Any] = []
         for request in request_validation._requests():
             for name in ("to_sampling_params", "to_beam_search_params"):
                 if hasattr(request, name):
                     monkeypatch.setattr(request, name, getattr(request, name))
             monkeypatch.setattr(request, request_validation._MARK, False, raising=False)
-        request_validation.patch(seen.append, beams.append).apply()
+        serving = request_validation._serving_tokens()
+        monkeypatch.setattr(serving, "serve_tokens", serving.serve_tokens)
+        monkeypatch.setattr(serving, request_validation._MARK, False, raising=False)
+        request_validation.patch(
+            lambda *both: seen.append(both), lambda *both: tokens.append(both), beams.append
+        ).apply()
         options = {"decoding_mode": "ar"}
         request = CompletionRequest(model="m", prompt=[1], max_tokens=3, vllm_xargs=options)
         params = request.to_sampling_params(3, {})
         assert beams == []
         request.to_beam_search_params(3, {})
         assert beams == [options]
-        assert [p.max_tokens for p in seen] == [params.max_tokens] == [3]
+        assert (
+            [(asked, made.max_tokens) for asked, made in seen]
+            == [(request, params.max_tokens)]
+            == [(request, 3)]
+        )
         response = ResponsesRequest(model="m", input="hi", max_output_tokens=2, vllm_xargs=options)
         response.to_sampling_params(8, {})
-        assert seen[1].max_tokens == 2
+        assert seen[1][1].max_tokens == 2
+
+    def test_requests_to_generate_from_tokens_are_validated_before_they_are_answered(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from nemotron_diffusion_patches.vllm import request_validation
+
+        async def answers(self: Any, request: Any, raw: Any) -> str:
+            return f"answers {request.sampling_params}"
+
+        def validate(params: str, defaults: Any) -> None:
+            assert defaults == {}
+            if params == "bad":
+                raise ValueError("no")
+
+        serving = request_validation._serving_tokens()
+        monkeypatch.setattr(serving, "serve_tokens", answers)
+        monkeypatch.setattr(serving, request_validation._MARK, False, raising=False)
+        request_validation._wrap_serving(serving, validate)
+        handler = SimpleNamespace(create_error_response=lambda error: f"error {error}")
+        for params, said in (("good", "answers good"), ("bad", "error no")):
+            asked = SimpleNamespace(sampling_params=params)
+            assert asyncio.run(serving.serve_tokens(handler, asked, None)) == said
+
+    def test_a_request_can_do_without_a_grammar_of_its_tools(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from nemotron_diffusion_patches.vllm import tool_constraints
+
+        parser = tool_constraints._parser()
+        monkeypatch.setattr(
+            parser, "_apply_structural_tag", lambda self, request: f"{request} with a grammar"
+        )
+        monkeypatch.setattr(parser, tool_constraints._MARK, False, raising=False)
+        tool_constraints.patch(lambda request: request == "constrained").apply()
+        assert parser._apply_structural_tag(None, "constrained") == "constrained with a grammar"
+        assert parser._apply_structural_tag(None, "free") == "free"
 
 
 def _traced(self: Any, output: Any, state: Any, stats: Any) -> None:

@@ -11,9 +11,10 @@ from tests.engines.sglang.launch import CPU_OPTIONS
 
 
 def observe(folder: str, words: list[str]) -> None:
-    """Do what a server does until its scheduler is ready."""
+    """Do what a server does until its scheduler is ready; its context has 256 tokens, or what `words` say."""
     load_plugins()
-    common = ["--model-path", folder, *CPU_OPTIONS, "--context-length", "256"]
+    context = [] if "--context-length" in words else ["--context-length", "256"]
+    common = ["--model-path", folder, *CPU_OPTIONS, *context]
     arguments = prepare_server_args([*common, *words])
     arguments.resolve_once()
     arguments.check_server_args()

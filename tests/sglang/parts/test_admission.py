@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("sglang")
 
-from sglang.srt.sampling.sampling_params import SamplingParams
+from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+from sglang.srt.sampling.sampling_params import TOP_K_ALL, SamplingParams
 
 from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import MAX_STOP_IDS, DecodingMode, OptionError
@@ -45,6 +46,7 @@ def _server(monkeypatch: pytest.MonkeyPatch) -> None:
     import sglang.srt.runtime_context as context
 
     monkeypatch.setattr(server, "_served", SETTINGS)
+    monkeypatch.setattr(admission, "_settings", SETTINGS)
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=ALGORITHM))
     monkeypatch.setattr(context, "get_serving", lambda: SimpleNamespace(enable_strict_thinking=True))
@@ -65,10 +67,16 @@ def request(options: Any = None, **params: Any) -> Any:
 def manager(architectures: Any = (TEXT.architecture,)) -> Any:
     """SGLang's tokenizer manager for a model of these architectures."""
     hf_config = SimpleNamespace(architectures=architectures, block_size=32)
-    return SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config, vocab_size=100))
+    model_config = SimpleNamespace(hf_config=hf_config, vocab_size=100, hidden_size=4)
+    return SimpleNamespace(model_config=model_config, preferred_sampling_params=None)
 
 
 MANAGER = manager()
+
+
+def validate(tokenizer_manager: Any, req: Any, **asked: Any) -> None:
+    """The check of a request that asked for these sampling parameters."""
+    admission.validate_tokenized(tokenizer_manager, SimpleNamespace(sampling_params=asked), req)
 
 
 def refused(req: Any) -> str | None:
@@ -76,7 +84,7 @@ def refused(req: Any) -> str | None:
     message = admission.problem(req)
     said = None
     try:
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
     except OptionError as error:
         said = str(error)
     assert said == message
@@ -84,7 +92,7 @@ def refused(req: Any) -> str | None:
 
 
 def test_good_requests_pass() -> None:
-    for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": 0}):
+    for options in (None, {}, DIFFUSION, {"decoding_mode": "ar"}, {"block_size": 4, "draft_lora": False}):
         assert refused(request(options, sampling_seed=1)) is None
         assert refused(request(options, temperature=0.0, max_new_tokens=5, stop=["x"], n=2)) is None
 
@@ -117,7 +125,7 @@ def test_a_prompt_without_tokens() -> None:
     req = request()
     req.input_ids = []
     with pytest.raises(OptionError, match="field 'prompt': got no tokens, expected at least one"):
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
 
 
 def test_the_largest_numbers_pass() -> None:
@@ -183,6 +191,75 @@ def test_greedy_is_top_k_1_for_sglang() -> None:
     assert refused(request(DIFFUSION, temperature=0.0, top_k=1)) is None
 
 
+@pytest.mark.parametrize("params", [{"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 50}], ids=str)
+def test_what_has_no_effect_on_a_greedy_answer_passes(params: dict[str, Any]) -> None:
+    assert refused(request(DIFFUSION, temperature=0.0, **params)) is None
+
+
+def test_what_the_server_prefers_is_dropped_in_diffusion() -> None:
+    """And refused where the client asks for it; in other modes it stays."""
+    preferring = SimpleNamespace(
+        **{**vars(MANAGER), "preferred_sampling_params": {"top_p": 0.9, "top_k": 20}}
+    )
+    for options, kept in ((DIFFUSION, False), ({"decoding_mode": "ar"}, True)):
+        req = request(options, top_p=0.9, top_k=20)
+        validate(preferring, req)
+        params = req.sampling_params
+        assert (params.top_p, params.top_k) == ((0.9, 20) if kept else (1.0, TOP_K_ALL))
+    greedy = request(DIFFUSION, temperature=0.0, top_p=0.9)
+    validate(preferring, greedy)
+    assert greedy.sampling_params.top_k == 1
+    with pytest.raises(OptionError, match=r"'top_p': got 0\.9"):
+        validate(preferring, request(DIFFUSION, top_p=0.9, top_k=20), top_p=0.9)
+
+
+def chat(**fields: Any) -> Any:
+    return ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "x"}], **fields)
+
+
+def test_a_checkpoint_s_defaults_are_dropped_in_diffusion() -> None:
+    defaults = {"top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+    neutral = {name: admission.WITHOUT_MEANING[name] for name in defaults}
+    for fields, expected in (
+        ({"custom_params": DIFFUSION}, neutral),
+        ({"custom_params": DIFFUSION, "top_p": 0.5}, {**neutral, "top_p": 0.5}),
+        ({"custom_params": {"decoding_mode": "ar"}}, defaults),
+    ):
+        parameters = chat(**fields).to_sampling_params([], defaults)
+        admission.apply_defaults(chat(**fields), parameters)
+        assert {name: parameters[name] for name in defaults} == expected
+
+
+def test_other_servers_requests_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_settings", None)
+    strict = {"type": "function", "function": {"name": "f", "parameters": {}, "strict": True}}
+    assert admission.constrains_tool_calls(chat(custom_params=DIFFUSION, tools=[strict]), True)
+    parameters = {"top_p": 0.9}
+    admission.apply_defaults(chat(custom_params=DIFFUSION), parameters)
+    assert parameters == {"top_p": 0.9}
+
+
+def test_one_call_that_only_a_grammar_would_keep_to() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    one = chat(custom_params=DIFFUSION, tools=[tool], parallel_tool_calls=False)
+    with pytest.raises(OptionError, match="'parallel_tool_calls': got False, expected True"):
+        admission.constrains_tool_calls(one, True)
+    assert not admission.constrains_tool_calls(one, False)
+    assert admission.constrains_tool_calls(chat(tools=[tool], parallel_tool_calls=False), True)
+
+
+@pytest.mark.parametrize("rows", [[[1.0] * 3], [[1.0] * 4, []], [[1.0] * 4, 1.0]], ids=str)
+def test_embeddings_of_another_size(rows: Any) -> None:
+    req = request()
+    req.input_embeds = [[1.0] * 4] * 2
+    validate(MANAGER, req)
+    req.input_embeds = rows
+    with pytest.raises(
+        OptionError, match=r"field 'input_embeds': got a row of .*, expected rows of 4 numbers"
+    ):
+        validate(MANAGER, req)
+
+
 @pytest.mark.parametrize("name", admission._REFUSED)
 @pytest.mark.parametrize("mode", DecodingMode)
 def test_what_no_mode_can_honour(name: str, mode: DecodingMode) -> None:
@@ -201,7 +278,7 @@ def test_stop_tokens_that_would_overflow_the_table() -> None:
     assert admission.problem(request(stop_token_ids=ids[1:])) == message  # and the end of the text
     assert admission.problem(request(stop_token_ids=ids, ignore_eos=True)) is None
     with pytest.raises(OptionError) as refusal:
-        admission.validate_tokenized(MANAGER, request(stop_token_ids=ids))
+        validate(MANAGER, request(stop_token_ids=ids))
     assert str(refusal.value) == message
 
 
@@ -220,28 +297,28 @@ def test_ids_past_the_vocabulary(name: str, outside: int) -> None:
     req = request()
     for good in (None, [3], [0, 99]):
         setattr(req, name, good)
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
     setattr(req, name, [5, outside, 7])
     with pytest.raises(OptionError) as refusal:
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
     assert str(refusal.value) == f"field '{name}': got the id {outside}, expected ids in 0 to 99"
 
 
 @pytest.mark.parametrize("outside", [-1, 100, 2**63])
 def test_stop_tokens_past_the_vocabulary(outside: int) -> None:
-    admission.validate_tokenized(MANAGER, request(stop_token_ids=[0, 99]))
+    validate(MANAGER, request(stop_token_ids=[0, 99]))
     with pytest.raises(OptionError) as refusal:
-        admission.validate_tokenized(MANAGER, request(stop_token_ids=[5, outside, 7]))
+        validate(MANAGER, request(stop_token_ids=[5, outside, 7]))
     assert str(refusal.value) == f"field 'stop_token_ids': got the id {outside}, expected ids in 0 to 99"
 
 
 def test_more_logprobs_than_there_are_tokens() -> None:
     req = request()
     for req.top_logprobs_num in (None, 0, 100):
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
     req.top_logprobs_num = 101
     with pytest.raises(OptionError, match="'top_logprobs_num': got 101, expected at most 100, the size"):
-        admission.validate_tokenized(MANAGER, req)
+        validate(MANAGER, req)
 
 
 @pytest.mark.parametrize("options", [None, DIFFUSION, {"decoding_mode": "ar"}])
@@ -268,14 +345,12 @@ class TestOtherAlgorithm:
 
     @pytest.mark.parametrize("options", [None, {}, {"decoding_mode": "ar"}])
     def test_ar_and_the_defaults(self, options: Any) -> None:
-        admission.validate_tokenized(
-            MANAGER, request(options, return_hidden_states=True, n=2, sampling_seed=1)
-        )
+        validate(MANAGER, request(options, return_hidden_states=True, n=2, sampling_seed=1))
 
     @pytest.mark.parametrize("mode", [one for one in DecodingMode if one is not DecodingMode.AR])
     def test_modes_that_are_not_there(self, mode: DecodingMode) -> None:
         with pytest.raises(OptionError) as refusal:
-            admission.validate_tokenized(MANAGER, request({"decoding_mode": mode.value, "block_size": 4}))
+            validate(MANAGER, request({"decoding_mode": mode.value, "block_size": 4}))
         assert str(refusal.value) == (
             f"field 'decoding_mode': got '{mode.value}', expected 'ar': "
             "this server was started with another speculative algorithm"
@@ -283,7 +358,7 @@ class TestOtherAlgorithm:
 
     def test_bad_options_are_still_named(self) -> None:
         with pytest.raises(OptionError, match="'threshold'"):
-            admission.validate_tokenized(MANAGER, request(NOT_OURS))
+            validate(MANAGER, request(NOT_OURS))
 
 
 class TestOtherServers:
@@ -303,8 +378,8 @@ class TestOtherServers:
 
         monkeypatch.setattr(context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=algorithm))
         foreign = request(NOT_OURS, return_hidden_states=True, stop_token_ids=[10**6])
-        admission.validate_tokenized(manager(architectures), foreign)
+        validate(manager(architectures), foreign)
 
     def test_requests_that_sample_nothing(self) -> None:
-        admission.validate_tokenized(MANAGER, SimpleNamespace(sampling_params=None))
-        admission.validate_tokenized(MANAGER, SimpleNamespace())
+        validate(MANAGER, SimpleNamespace(sampling_params=None))
+        validate(MANAGER, SimpleNamespace())

@@ -21,14 +21,13 @@ from nemotron_diffusion_plugin.vllm.board import (
     board_path,
     decision,
 )
-from nemotron_diffusion_plugin.vllm.front.metrics import ModeCollector
+from nemotron_diffusion_plugin.vllm.front.metrics import ModeCollector, export
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(board_module.tempfile, "gettempdir", lambda: str(tmp_path))
-    parallel = SimpleNamespace(data_parallel_rank=0, data_parallel_index=0)
-    return SimpleNamespace(instance_id="abc", parallel_config=parallel)
+    return _engine("abc", 0)
 
 
 def test_reader_follows_the_writer(engine: Any) -> None:
@@ -48,6 +47,30 @@ def test_reader_follows_the_writer(engine: Any) -> None:
     assert reader.value("cycles", DecodingMode.AR) == expected["cycles", DecodingMode.AR] + 1
     board.close()
     assert not board.path.exists()
+
+
+def test_several_api_servers_show_the_sum_over_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a configuration of its own; the page of each is made anew."""
+    from vllm.entrypoints.serve.instrumentator import metrics as page
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(page, "get_prometheus_registry", page.get_prometheus_registry)  # to be restored
+    boards = [CounterBoard(board_path(_engine(f"engine {rank}", rank))) for rank in range(2)]
+    for board, amount in zip(boards, (3, 4), strict=True):
+        board.add("cycles", DecodingMode.AR, amount)
+    server = _engine("api server", 0)
+    server.model_config = SimpleNamespace(served_model_name="m")
+    export(server, ())
+    labels = {"model_name": "m", "decoding_mode": "ar"}
+    value = page.get_prometheus_registry().get_sample_value("nemotron_diffusion:cycles_total", labels)
+    assert value == 7
+
+
+def _engine(instance_id: str, rank: int) -> Any:
+    parallel = SimpleNamespace(data_parallel_rank=rank, data_parallel_index=rank)
+    return SimpleNamespace(instance_id=instance_id, parallel_config=parallel)
 
 
 def test_a_new_writer_starts_at_zero(engine: Any) -> None:

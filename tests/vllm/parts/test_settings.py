@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.settings import ServerSettings
-from nemotron_diffusion_plugin.vllm.settings import request_options, server_settings
+from nemotron_diffusion_plugin.vllm.settings import ENGINE_KEYS, request_options, server_settings
 
 
 def engine(additional_config: object) -> Any:
@@ -34,7 +35,17 @@ def test_request_options() -> None:
         assert request_options(settings, params) == settings.defaults
 
 
-@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+def test_flags_come_as_numbers() -> None:
+    """JSON's true and false reach vLLM's requests as 1 and 0; other numbers are no flags."""
+    settings = ServerSettings.read(16, None)
+    options = request_options(settings, SimpleNamespace(extra_args={"draft_lora": 0, "return_counts": 1}))
+    assert (options.draft_lora, options.return_counts) == (False, True)
+    for wrong in (2, 1.0, "true"):
+        with pytest.raises(OptionError, match="'draft_lora': got"):
+            request_options(settings, SimpleNamespace(extra_args={"draft_lora": wrong}))
+
+
+@pytest.mark.parametrize("name", sorted(ENGINE_KEYS))
 def test_engine_arguments_are_not_options(name: str) -> None:
     """vLLM passes its own arguments the same way."""
     settings = ServerSettings.read(32, None)
