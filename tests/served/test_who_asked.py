@@ -97,17 +97,3 @@ PASSED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("fields", PASSED, ids=[str(fields)[:60] for fields in PASSED])
 def test_what_asks_for_no_constraint_passes(running: Running, fields: dict[str, Any]) -> None:
     assert running.endpoint.post(CHAT, DIFFUSION, **ASKED, **fields).status_code == 200
-
-
-def test_tools_of_other_interfaces(running: Running) -> None:
-    """Responses have flat tools, and Anthropic's clients a switch of their own for parallel calls."""
-    flat = {"type": "function", **FUNCTION}
-    responses = {"input": "Weather in Rome?", "max_output_tokens": 8}
-    strict = running.endpoint.post("/v1/responses", DIFFUSION, **responses, tools=[{**flat, "strict": True}])
-    assert "'tools[].strict': got True" in message_of(strict)
-    free = running.endpoint.post("/v1/responses", DIFFUSION, **responses, tools=[flat])
-    assert free.status_code == 200, free.text
-    own = {"name": "get_weather", "description": "The weather", "input_schema": PARAMETERS}
-    one_call = {"type": "auto", "disable_parallel_tool_use": True}
-    messages = running.endpoint.post("/v1/messages", DIFFUSION, **ASKED, tools=[own], tool_choice=one_call)
-    assert messages.status_code == 200, messages.text

@@ -74,7 +74,7 @@ PAGES = ("--block-size", "32")
 SETUPS: dict[str, Setup] = {
     "trained": Setup("trained", options=STRUCTURED, defaults=ON_A_GPU),
     # Blocks as large as an engine's pages, so that prefixes are found at every 32 tokens.
-    "paged": Setup("sharded", options=PAGES),
+    "paged": Setup("sharded", options=(*PAGES, "--enable-scale-out")),
     # Too few pages for 16 requests, and a budget that cuts prompts and, with more than one request, blocks; diffusion
     # for who names no mode.
     "pool": Setup(
@@ -108,7 +108,7 @@ SETUPS: dict[str, Setup] = {
     ),
     "auto": Setup("trained-with-defaults", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
     # In the long lane only: other weights, each limit alone, our kernels, two engines, a compiled model.
-    "plain": Setup("plain", options=PAGES),
+    "plain": Setup("plain", options=(*PAGES, "--enable-scale-out")),
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),
     "small-pool": Setup(
         "without-lora",
