@@ -33,14 +33,16 @@ def test_defaults_of_a_server_do_not_reach_diffusion(running: Running, temperatu
 
 def test_defaults_of_a_server_reach_the_other_modes(running: Running) -> None:
     """Or the test above would show nothing."""
-    fields = {**ASKED, "temperature": 1.5, "seed": 5}
     for mode in ("ar", "self_speculation"):
-        options = {"decoding_mode": mode}
-        said = {
-            name: running.endpoint.choices(CHAT, options, **fields, **given)[0]["message"]["content"]
-            for name, given in {"plain": {}, "named": SAMPLING_DEFAULTS, "neutral": NEUTRAL}.items()
-        }
-        assert said["plain"] == said["named"] != said["neutral"]
+
+        def answers(mode: str = mode, **given: Any) -> list[str]:
+            fields = {**ASKED, "temperature": 1.9, **given}
+            chosen = [
+                running.endpoint.choices(CHAT, {"decoding_mode": mode}, seed=n, **fields) for n in range(4)
+            ]
+            return [choice["message"]["content"] for [choice] in chosen]
+
+        assert answers() == answers(**SAMPLING_DEFAULTS) != answers(**NEUTRAL)
 
 
 @pytest.mark.parametrize("name", SAMPLING_DEFAULTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.inside.refusals import ALWAYS
 
@@ -26,7 +27,7 @@ def observe(folder: str, prompt: list[int]) -> dict[str, Any]:
     try:
         llm.generate(prompts, SamplingParams(temperature=0.8, top_p=0.5), use_tqdm=False)
         refused = ""
-    except ValueError as error:
+    except VLLMValidationError as error:
         refused = str(error)
     return {
         "counts": counted.nemotron_diffusion,

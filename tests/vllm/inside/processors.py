@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
 from tests.vllm.inside.refusals import ALWAYS
@@ -52,7 +53,7 @@ def observe(folder: str, prompt: list[int]) -> dict[str, Any]:
     def refusal(**extra_args: Any) -> str:
         try:
             tokens(**extra_args)
-        except ValueError as error:
+        except VLLMValidationError as error:
             return str(error)
         return ""
 
