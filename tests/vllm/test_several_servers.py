@@ -1,4 +1,4 @@
-"""Two engines behind two API servers: whichever is asked, the page of metrics is that of the whole server."""
+"""Two API servers: whichever is asked, the page of metrics is that of the whole server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pages(running: Running, count: int = 12) -> list[Metrics]:
     return [Metrics(text) for text in texts]
 
 
-def test_the_metrics_of_all_engines_on_every_page(running: Running) -> None:
+def test_every_page_is_that_of_the_whole_server(running: Running) -> None:
     rng, vocab = random.Random(1), running.reference.config.vocab_size
     cases = [
         Case(prompt(rng, 20, vocab), 33, {"decoding_mode": mode}, ignore_eos=True)

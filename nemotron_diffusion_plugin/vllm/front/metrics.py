@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from nemotron_diffusion_patches.vllm import metrics_registry
+from nemotron_diffusion_patches.vllm import shared_metrics
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving import counters
 from nemotron_diffusion_plugin.vllm.board import BUCKETS, DECISIONS, SUMS, BoardReader, shared_folder
@@ -87,4 +87,4 @@ def export(vllm_config: Any, auto_blocks: Sequence[int]) -> None:
     if shared_folder() is None:
         REGISTRY.register(_collector)
     else:
-        metrics_registry.patch(lambda: _collector).apply()
+        shared_metrics.patch(lambda: _collector).apply()

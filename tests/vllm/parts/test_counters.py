@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.settings import ServerSettings
@@ -53,10 +55,8 @@ def test_several_api_servers_show_the_sum_over_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has a configuration of its own; the page of each is made anew."""
-    from vllm.entrypoints.serve.instrumentator import metrics as page
-
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(page, "get_prometheus_registry", page.get_prometheus_registry)  # to be restored
+    monkeypatch.setattr(MultiProcessCollector, "collect", MultiProcessCollector.collect)  # to be restored
     boards = [CounterBoard(board_path(_engine(f"engine {rank}", rank))) for rank in range(2)]
     for board, amount in zip(boards, (3, 4), strict=True):
         board.add("cycles", DecodingMode.AR, amount)
@@ -64,8 +64,9 @@ def test_several_api_servers_show_the_sum_over_the_engines(
     server.model_config = SimpleNamespace(served_model_name="m")
     export(server, ())
     labels = {"model_name": "m", "decoding_mode": "ar"}
-    value = page.get_prometheus_registry().get_sample_value("nemotron_diffusion:cycles_total", labels)
-    assert value == 7
+    page = CollectorRegistry()
+    MultiProcessCollector(page)
+    assert page.get_sample_value("nemotron_diffusion:cycles_total", labels) == 7
 
 
 def _engine(instance_id: str, rank: int) -> Any:
