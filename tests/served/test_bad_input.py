@@ -31,7 +31,8 @@ PARAMETERS += (
     [
         ({"allowed_token_ids": [200, 300]}, ["allowed_token_ids", "[200, 300]"]),
         ({"bad_words": ["hello"]}, ["bad_words", "hello"]),
-        ({"response_format": {"type": "json_object"}}, ["structured_outputs"]),
+        ({"response_format": {"type": "json_object"}}, ["response_format.type", "json_object"]),
+        ({"structured_outputs": {"regex": "a+"}}, ["structured_outputs", "a constraint"]),
     ]
     if VLLM
     else [

@@ -13,6 +13,16 @@ from tests.served.setups import SGLANG, on
 pytestmark = pytest.mark.engine
 
 
+@on("trained")
+def test_metrics_carry_the_name_of_the_model(running: Running) -> None:
+    """The one that the engine's own metrics carry."""
+    [model] = running.client.openai.models.list().data
+    page = running.client.http.get(running.client.metrics_path).text
+    lines = [line for line in page.splitlines() if line.startswith("nemotron_diffusion:")]
+    assert lines
+    assert not [line for line in lines if f'model_name="{model.id}"' not in line]
+
+
 @on("pool", *(["paged"] if SGLANG else []), long=(*(["plain"] if SGLANG else []), "small-pool"))
 def test_server_defaults(running: Running) -> None:
     """SGLang's got them by flag on one server, by environment on the other one."""

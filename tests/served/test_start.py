@@ -47,11 +47,13 @@ def _words(*words: str, said: list[str], **variables: str) -> Refusal:
 
 
 _flag = partial(_words, "--decoding-options")
+STOCK = "vllm.v1.core.sched.scheduler.Scheduler"
 OF_VLLM = [
     _config({"threshold": 1.5}, "threshold", "1.5", "(0, 1]"),
     _config({"denoise_forwards_per_step": 0}, "denoise_forwards_per_step", "got 0", ">= 1"),
     _config({"forward_costs": {"causal": [[0, 1.5]]}}, "forward_costs.causal", "got 0 rows", "integer >= 1"),
     ({"pipeline_parallel_size": 2}, {}, ["pipeline_parallel_size: got 2, expected 1"]),
+    ({"scheduler_cls": STOCK}, {}, [f"scheduler_cls: got '{STOCK}', expected none"]),
 ]
 OF_SGLANG = [
     _words(NEMOTRON_DIFFUSION_OPTIONS='{"threshold": 1.5}', said=["threshold", "1.5", "(0, 1]"]),

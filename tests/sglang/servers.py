@@ -163,7 +163,7 @@ SETUPS: dict[str, Setup] = {
     "triton": Setup(
         "one-layer",
         context=64,
-        options=("--attention-backend", "triton", "--max-total-tokens", "512"),
+        options=("--attention-backend", "triton", "--max-total-tokens", "512", "--disable-radix-cache"),
         environment=INTERPRETED,
         defaults=ON_A_GPU,
     ),

@@ -107,7 +107,7 @@ SETUPS: dict[str, Setup] = {
         ),
     ),
     "auto": Setup("trained-with-defaults", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
-    # In the long lane only: other weights, each limit alone, our kernels, a compiled model.
+    # In the long lane only: other weights, each limit alone, our kernels, two engines, a compiled model.
     "plain": Setup("plain", options=PAGES),
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),
     "small-pool": Setup(
@@ -122,6 +122,7 @@ SETUPS: dict[str, Setup] = {
         options=("--attention-backend", "CUSTOM", "--no-enable-prefix-caching"),
         defaults={"kernels": "triton", "forward_costs": "arithmetic"},
     ),
+    "several": Setup("one-layer", context=256, options=("--data-parallel-size", "2")),
     "compiled": Setup("one-layer", context=256, options=("--no-enforce-eager",)),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.common.cases import MODES
 from tests.served.setups import on
 from tests.served.test_bad_input import a_case, message_of
 from tests.vllm.servers import Running
@@ -17,6 +18,7 @@ ODD: list[dict[str, Any]] = [
     {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "ar"}},
     {"response_format": {"type": "json_object"}, "vllm_xargs": {"decoding_mode": "self_speculation"}},
     {"structured_outputs": {"json": {"const": 10**30}}, "vllm_xargs": {"decoding_mode": "ar"}},
+    {"stream_interval": 10**24},
     {"vllm_xargs": []},
     {"vllm_xargs": "ar"},
     {"vllm_xargs": {}},
@@ -58,6 +60,31 @@ def test_nothing_is_a_500(running: Running, odd: dict[str, Any]) -> None:
         "/v1/completions", content=content, headers={"Content-Type": "application/json"}
     )
     assert reply.status_code < 500, reply.text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_engine_s_own_keys_pass(running: Running, mode: str) -> None:
+    own = {"kv_cache_report_mode": "full", "session_id": "s", "decoding_mode": mode}
+    asked = {**running.client.body(a_case()), "vllm_xargs": own}
+    assert running.client.post(asked).status_code == 200
+    misspelt = running.client.post({**asked, "vllm_xargs": {**own, "decodingmode": mode}})
+    assert "'decodingmode': unknown option (did you mean 'decoding_mode'?)" in message_of(misspelt)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_to_generate_from_tokens(running: Running, stream: bool) -> None:
+    def reply(**options: Any) -> Any:
+        params = {"max_tokens": 5, "temperature": 0, "extra_args": options}
+        body = {
+            "model": running.client.model,
+            "token_ids": [300, 400],
+            "stream": stream,
+            "sampling_params": params,
+        }
+        return running.client.post(body, "/inference/v1/generate")
+
+    assert "'threshold': got 7" in message_of(reply(threshold=7))
+    assert reply(decoding_mode="diffusion").status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -36,6 +36,11 @@ def test_a_server_whose_default_mode_cannot_honour_processors_does_not_start(ins
     assert "this server runs logits processors (tests.vllm.inside.processors:Ban)" in said
 
 
+def test_embeddings_of_the_model(inside: Inside) -> None:
+    """A server that generates nothing is vLLM's alone."""
+    inside.run("refusals", str(TRAINED), {"runner": "pooling", "convert": "embed"})
+
+
 def test_defaults_and_counts(inside: Inside) -> None:
     seen = inside.run("library", str(TRAINED), PROMPT)
     assert seen["counts"]["tokens"] == 20

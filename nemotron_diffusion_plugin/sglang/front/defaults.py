@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
     given, model_config = resolving_view(server_args), model_config_of(server_args)
     hf_config = model_config.hf_config
     admission.configure(None)
-    if not is_served(hf_config):
+    if not is_served(hf_config) or given.is_embedding:
         return
     settings = settings_of(hf_config)
     if given.device is not None:
@@ -61,15 +62,21 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
         enable_mixed_chunk=False,
     )
     admission.configure(settings)
-    defaults = {**model_config.get_default_sampling_params(), **(given.preferred_sampling_params or {})}
-    without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
-    if without:
-        logger.info("the server's default %s is not applied in diffusion, where it has no meaning", without)
+    _say_what_diffusion_does_without(model_config, given.preferred_sampling_params)
     logger.info(
         "Nemotron-Labs-Diffusion: default mode %s, block %d",
         settings.defaults.decoding_mode.value,
         settings.defaults.block_size,
     )
+
+
+def _say_what_diffusion_does_without(model_config: Any, preferred: Any) -> None:
+    """`preferred` are the server's preferences, an object or its JSON as it came on the command line."""
+    preferences = json.loads(preferred) if isinstance(preferred, str) else preferred or {}
+    defaults = {**model_config.get_default_sampling_params(), **preferences}
+    without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
+    if without:
+        logger.info("the server's default %s is not applied in diffusion, where it has no meaning", without)
 
 
 def refuse_unsupported(server_args: Any) -> None:
@@ -81,6 +88,7 @@ def refuse_unsupported(server_args: Any) -> None:
         ("enable_lora", False, "requests cannot bring adapters of their own yet"),
         ("enable_pdmux", False, "prefill and blocks share one set of attention buffers"),
         ("enable_two_batch_overlap", False, "a block cannot be split over two batches"),
+        ("enable_watermark", False, "SGLang's watermark is in its own sampler, which draws no block"),
         ("disaggregation_mode", "null", "blocks are drafted where the prompt was prefilled"),
     ):
         value = getattr(server_args, name, expected)

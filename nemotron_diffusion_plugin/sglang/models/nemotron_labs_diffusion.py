@@ -92,6 +92,29 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         )
 
     @override
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: torch.Tensor | None = None,
+        get_embedding: bool = False,
+        pp_proxy_tensors: Any = None,
+    ) -> Any:
+        """Run the network; embeddings that a request brings, `[T, hidden_size]`, come in SGLang's bfloat16.
+
+        Theirs is float32, so they are taken as they came, in the model's dtype.
+        """
+        if input_embeds is not None:
+            alone = forward_batch.input_embeds is not None and forward_batch.replace_embeds is None
+            given = forward_batch.input_embeds if alone else input_embeds
+            input_embeds = given.to(self.model.norm.weight.dtype)
+        return super().forward(
+            input_ids, positions, forward_batch, input_embeds, get_embedding, pp_proxy_tensors
+        )
+
+    @override
     def load_weights(self, weights: Weights) -> set[str]:
         """Load the published tensor names and the drafter LoRA; raises `CheckpointError` (`CheckpointLoader.load`)."""
         loaded: set[str] = self.loader.load(weights, super().load_weights, self._source())

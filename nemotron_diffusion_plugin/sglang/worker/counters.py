@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nemotron_diffusion_plugin.options import MODES, DecodingMode, DecodingOptions
@@ -39,10 +39,11 @@ class Counters:
 
         `observe` hears on every rank of each verify forward of a request in auto.
         """
-        from sglang.srt.runtime_context import get_parallel, get_serving
+        from sglang.srt.runtime_context import get_observability, get_parallel, get_serving
 
         exported = server_args.enable_metrics and get_parallel().tp_rank == 0
-        metrics = _Metrics(get_serving().served_model_name, auto_blocks) if exported else None
+        labels = get_observability().extra_metric_labels
+        metrics = _Metrics(get_serving().served_model_name, auto_blocks, labels) if exported else None
         counters = cls(metrics, observe)
         global _of_process
         _of_process = counters
@@ -145,32 +146,37 @@ def of_process() -> Counters | None:
 class _Metrics:
     """The Prometheus side; the client library adds up the processes of a server."""
 
-    def __init__(self, model_name: str, auto_blocks: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model_name: str, auto_blocks: Sequence[int] = (), extra_labels: Mapping[str, str] | None = None
+    ) -> None:
+        """`extra_labels` are those that a server's owner gives all of its metrics, by name."""
         from prometheus_client import Counter, Histogram
 
-        self._model_name = model_name
+        extra = dict(extra_labels or {})
+        self._labels = (*extra.values(), model_name)
         self._blocks = (1, *auto_blocks)
+
+        def counter(name: str, text: str, labels: Sequence[str]) -> Any:
+            return Counter(names.PREFIX + name, text, (*extra, *labels))
+
         self._per_mode = {
-            name: Counter(names.PREFIX + name, text, names.PER_MODE_LABELS)
-            for name, text in names.PER_MODE.items()
+            name: counter(name, text, names.PER_MODE_LABELS) for name, text in names.PER_MODE.items()
         }
-        self._forwards = Counter(names.PREFIX + names.FORWARDS, names.FORWARDS_HELP, names.FORWARDS_LABELS)
-        self._engine = Counter(
-            names.PREFIX + names.ENGINE_FORWARDS, names.ENGINE_FORWARDS_HELP, names.ENGINE_FORWARDS_LABELS
+        self._forwards = counter(names.FORWARDS, names.FORWARDS_HELP, names.FORWARDS_LABELS)
+        self._engine = counter(
+            names.ENGINE_FORWARDS, names.ENGINE_FORWARDS_HELP, names.ENGINE_FORWARDS_LABELS
         )
-        self._decisions = Counter(
-            names.PREFIX + names.POLICY_DECISIONS,
-            names.POLICY_DECISIONS_HELP,
-            names.POLICY_DECISIONS_LABELS,
+        self._decisions = counter(
+            names.POLICY_DECISIONS, names.POLICY_DECISIONS_HELP, names.POLICY_DECISIONS_LABELS
         )
         self._histograms = {
             one.name: Histogram(
-                names.PREFIX + one.name, one.help, names.HISTOGRAM_LABELS, buckets=one.edges
-            ).labels(model_name)
+                names.PREFIX + one.name, one.help, (*extra, *names.HISTOGRAM_LABELS), buckets=one.edges
+            ).labels(*self._labels)
             for one in names.HISTOGRAMS
         }
         for block in self._blocks:
-            self._decisions.labels(model_name, str(block)).inc(0)
+            self._decisions.labels(*self._labels, str(block)).inc(0)
         for mode in DecodingMode:
             for name in names.PER_MODE:
                 self.count(name, mode, 0)
@@ -180,19 +186,19 @@ class _Metrics:
             self.engine_forwards(attention, 0)
 
     def count(self, name: str, mode: DecodingMode, amount: int = 1) -> None:
-        self._per_mode[name].labels(self._model_name, mode.value).inc(amount)
+        self._per_mode[name].labels(*self._labels, mode.value).inc(amount)
 
     def forwards(self, mode: DecodingMode, kind: str, amount: int) -> None:
-        self._forwards.labels(self._model_name, mode.value, kind).inc(amount)
+        self._forwards.labels(*self._labels, mode.value, kind).inc(amount)
 
     def observe(self, histogram: names.Histogram, value: int) -> None:
         self._histograms[histogram.name].observe(value)
 
     def engine_forwards(self, attention: str, amount: int) -> None:
-        self._engine.labels(self._model_name, attention).inc(amount)
+        self._engine.labels(*self._labels, attention).inc(amount)
 
     def decisions(self, lengths: Sequence[int]) -> None:
         """Each counts as the shortest length of the server's that is no shorter."""
         for length in lengths:
             block = self._blocks[bisect.bisect_left(self._blocks, length)]
-            self._decisions.labels(self._model_name, str(block)).inc()
+            self._decisions.labels(*self._labels, str(block)).inc()

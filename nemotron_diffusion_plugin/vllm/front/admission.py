@@ -72,7 +72,7 @@ def validate_request(sampling_params: SamplingParams, defaults: Mapping[str, Any
     _refuse_unknown_names(sampling_params.extra_args)
     options = request_options(_settings, sampling_params)
     refuse_oversized(sampling_params)
-    _refuse_unsendable_schema(sampling_params)
+    _refuse_unsendable(sampling_params)
     _refuse_counts_without_a_place(sampling_params, options)
     if _only_ar:
         refuse_all_but_ar(options, _settings.defaults, "speculator")
@@ -178,18 +178,19 @@ def refuse_oversized(params: Any) -> None:
             raise OptionError(f"field '{name}': got {size} entries, expected at most {limit}")
 
 
-def _refuse_unsendable_schema(params: Any) -> None:
-    """Raise `OptionError` for a JSON schema that vLLM cannot send to its engine, which it answers with 500."""
-    schema = getattr(params.structured_outputs, "json", None)
-    if not isinstance(schema, dict):
-        return
-    try:
-        msgspec.msgpack.encode(schema)
-    except (OverflowError, UnicodeEncodeError):
-        raise OptionError(
-            "field 'structured_outputs.json': got a schema with an integer of more than 64 bits or text that is no "
-            "Unicode, expected neither"
-        ) from None
+def _refuse_unsendable(params: Any) -> None:
+    """Raise `OptionError` for numbers and texts that vLLM cannot send to its engine, which it answers with 500."""
+    for name in params.__struct_fields__:
+        value = getattr(params, name)
+        try:
+            msgspec.msgpack.encode(value)
+        except (OverflowError, UnicodeEncodeError):
+            where = f"{name}.json" if isinstance(getattr(value, "json", None), dict) else name
+            raise OptionError(
+                f"field '{where}': got an integer of more than 64 bits or text that is no Unicode, expected neither"
+            ) from None
+        except TypeError:  # objects that never leave this process
+            continue
 
 
 def refuse_meaningless_in_diffusion(params: Any, options: DecodingOptions) -> None:

@@ -44,6 +44,8 @@ class ServingDefaults(VerifyAndUpdateConfig):
         Raises `OptionError` for a bad `--additional-config` and ValueError for an engine set-up that cannot work.
         """
         model_config = vllm_config.model_config
+        if model_config.runner_type != "generate":
+            return
         check_context_length(
             model_config.hf_config.rope_parameters, model_config.max_model_len, "--max-model-len"
         )
@@ -132,8 +134,7 @@ def _prepare_engine(vllm_config: Any, settings: ServerSettings) -> None:
             "`make serve` (docs/structure.md says why); otherwise unset VLLM_USE_V2_MODEL_RUNNER."
         )
     scheduler_config = vllm_config.scheduler_config
-    if scheduler_config.scheduler_cls is None:
-        scheduler_config.scheduler_cls = SCHEDULER_PATH
+    scheduler_config.scheduler_cls = SCHEDULER_PATH
     vllm_config.attention_config.use_non_causal = True
     rows = scheduler_config.max_num_seqs * settings.defaults.block_size
     drafting = settings.defaults.decoding_mode in (DecodingMode.DIFFUSION, DecodingMode.SELF_SPECULATION)
@@ -169,6 +170,12 @@ def _refuse_unsupported(vllm_config: Any, settings: ServerSettings) -> None:
     if vllm_config.lora_config is not None:
         raise ValueError(
             "enable_lora: got True, expected False: requests cannot bring adapters of their own yet"
+        )
+    scheduler = vllm_config.scheduler_config.scheduler_cls
+    if scheduler not in (None, SCHEDULER_PATH):
+        raise ValueError(
+            f"scheduler_cls: got {scheduler!r}, expected none: only the plugin's own scheduler knows which requests "
+            "wait for a block"
         )
     if budget < settings.block_size:
         raise ValueError(

@@ -273,7 +273,14 @@ class TestForServer:
     ) -> None:
         context = pytest.importorskip("sglang.srt.runtime_context")
         monkeypatch.setattr(context, "get_parallel", lambda: SimpleNamespace(tp_rank=rank))
+        monkeypatch.setattr(context, "get_serving", lambda: SimpleNamespace(served_model_name=MODEL))
+        given = SimpleNamespace(extra_metric_labels={"zone": "a"})
+        monkeypatch.setattr(context, "get_observability", lambda: given)
         assert module.of_process() is None
-        made = Counters.for_server(SimpleNamespace(enable_metrics=enabled, served_model_name=MODEL))
+        # Before SGLang resolves them a server's arguments name no model.
+        made = Counters.for_server(SimpleNamespace(enable_metrics=enabled, served_model_name=None))
         assert module.of_process() is made
-        assert bool(list(registry.collect())) is exported
+        samples = [sample for family in registry.collect() for sample in family.samples]
+        assert bool(samples) is exported
+        labels = {(sample.labels["model_name"], sample.labels["zone"]) for sample in samples}
+        assert labels == ({(MODEL, "a")} if exported else set())

@@ -13,6 +13,7 @@ import sglang.srt.arg_groups.model_override_base as base
 import sglang.srt.arg_groups.overrides as overrides
 import sglang.srt.runtime_context as context
 
+import nemotron_diffusion_plugin.sglang.front.defaults as module
 from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.options import OptionError
 from nemotron_diffusion_plugin.sglang.front.defaults import (
@@ -54,13 +55,20 @@ def arguments(
     architectures: Any = (TEXT.architecture,),
     context_len: int = 256,
     load_format: str = "dummy",
+    sampling: dict[str, Any] | None = None,
+    preferred: Any = None,
+    is_embedding: bool = False,
 ) -> Any:
     hf_config = SimpleNamespace(architectures=architectures, block_size=16, rope_parameters=ROPE)
     return SimpleNamespace(
+        is_embedding=is_embedding,
+        preferred_sampling_params=preferred,
         load_format=load_format,
         speculative_algorithm=algorithm,
         speculative_num_draft_tokens=drafts,
-        model_config=SimpleNamespace(hf_config=hf_config, context_len=context_len),
+        model_config=SimpleNamespace(
+            hf_config=hf_config, context_len=context_len, get_default_sampling_params=lambda: sampling or {}
+        ),
         device="cpu",
         attention_backend=None,
         prefill_attention_backend=None,
@@ -92,6 +100,23 @@ def test_no_fallback_on_pickle_files() -> None:
 @pytest.mark.parametrize(("algorithm", "drafts"), [(None, None), (ALGORITHM, None), (None, 16)])
 def test_our_architecture(algorithm: str | None, drafts: int | None) -> None:
     assert chosen(arguments(algorithm, drafts)) == CHOSEN
+
+
+@pytest.mark.parametrize("preferred", [{"top_k": 5}, '{"top_k": 5}'], ids=type)
+def test_the_log_says_which_defaults_diffusion_does_without(
+    preferred: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module.logger, "info", lambda *words: said.append(words))
+    chosen(arguments(sampling={"top_p": 0.9, "temperature": 0.7}, preferred=preferred))
+    assert said[0][1] == {"top_p": 0.9, "top_k": 5}
+    said.clear()
+    chosen(arguments())
+    assert len(said) == 1, "the line about the default mode"
+
+
+def test_a_server_of_embeddings_is_left_alone() -> None:
+    assert chosen(arguments(is_embedding=True)) == {}
 
 
 def test_acceptance_is_made_up_only_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
