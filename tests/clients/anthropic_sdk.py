@@ -29,7 +29,9 @@ def messages(client: Anthropic, fields: Any) -> None:
     assert events[-1].type == "message_stop"
     with client.messages.stream(**fields) as stream:
         assert "".join(stream.text_stream) == answer.content[0].text
-    assert client.messages.create(**{**fields, "extra_body": None}).stop_reason  # sampled, as it is by default
+    assert client.messages.create(
+        **{**fields, "extra_body": None}
+    ).stop_reason  # sampled, as it is by default
     system = [{"type": "text", "text": "Add.", "cache_control": {"type": "ephemeral"}}]
     assert client.messages.create(**fields, system=system, metadata={"user_id": "1"}).content
     for thinking in ({"type": "disabled"}, {"type": "adaptive"}):
@@ -39,7 +41,12 @@ def messages(client: Anthropic, fields: Any) -> None:
 
 def tools(client: Anthropic, fields: Any) -> None:
     """With `tool_choice` left out, or "auto", the model decides; the small one answers."""
-    for choice in (None, {"type": "auto"}, {"type": "auto", "disable_parallel_tool_use": True}, {"type": "none"}):
+    for choice in (
+        None,
+        {"type": "auto"},
+        {"type": "auto", "disable_parallel_tool_use": True},
+        {"type": "none"},
+    ):
         chosen: Any = {} if choice is None else {"tool_choice": choice}
         assert client.messages.create(**fields, tools=[TOOL], **chosen).content[0].type == "text"
     with client.messages.stream(**fields, tools=[TOOL]) as stream:

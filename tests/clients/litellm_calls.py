@@ -13,7 +13,12 @@ PROVIDERS = ("hosted_vllm", "openai")
 
 def main(url: str, model: str) -> None:
     for provider in PROVIDERS:
-        fields: Any = {"model": f"{provider}/{model}", "api_base": f"{url}/v1", "api_key": "none", "num_retries": 0}
+        fields: Any = {
+            "model": f"{provider}/{model}",
+            "api_base": f"{url}/v1",
+            "api_key": "none",
+            "num_retries": 0,
+        }
         assert litellm.completion(**fields, messages=MESSAGES).choices[0].finish_reason
         fields["temperature"] = 0
         whole = litellm.completion(**fields, messages=MESSAGES).choices[0].message.content
@@ -24,7 +29,9 @@ def main(url: str, model: str) -> None:
         tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
         answer = litellm.completion(**fields, messages=MESSAGES, tools=[tool], tool_choice="auto")
         assert answer.choices[0].message.content, answer
-    answer = litellm.text_completion(**{**fields, "model": f"text-completion-openai/{model}"}, prompt="So 3 + 4")
+    answer = litellm.text_completion(
+        **{**fields, "model": f"text-completion-openai/{model}"}, prompt="So 3 + 4"
+    )
     assert answer.choices[0].text, answer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
@@ -49,7 +48,9 @@ def completions(client: OpenAI, model: str) -> None:
     assert answer.choices[0].text, answer
     greedy: Any = {"model": model, "prompt": "So 3 + 4", "temperature": 0, "max_tokens": 20}
     whole = client.completions.create(**greedy).choices[0].text
-    assert "".join(event.choices[0].text for event in client.completions.create(**greedy, stream=True)) == whole
+    assert (
+        "".join(event.choices[0].text for event in client.completions.create(**greedy, stream=True)) == whole
+    )
 
 
 def responses(client: OpenAI, model: str) -> None:
@@ -68,12 +69,18 @@ def tools(client: OpenAI, model: str) -> None:
     fields: Any = {"model": model, "messages": MESSAGES, "tools": [TOOL], "max_tokens": 40}
     answer = client.chat.completions.create(**fields)
     assert answer.choices[0].message.content, answer
-    pieces = [event.choices[0].delta.content for event in client.chat.completions.create(**fields, stream=True)]
+    pieces = [
+        event.choices[0].delta.content for event in client.chat.completions.create(**fields, stream=True)
+    ]
     assert "".join(piece or "" for piece in pieces)
     one = client.chat.completions.create(**fields, tool_choice="auto", parallel_tool_calls=False)
     assert one.choices[0].message.content, one
     call = {"name": "get_weather", "arguments": '{"city": "rome", "days": 2}'}
-    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    called = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": call}],
+    }
     result = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
     fields["messages"] = [*MESSAGES, called, result]
     assert client.chat.completions.create(**fields).choices
@@ -87,16 +94,18 @@ def parse(client: OpenAI, model: str) -> None:
     tools: Any = [pydantic_function_tool(Weather, name="get_weather")]
     message = client.chat.completions.parse(**fields, tools=tools, tool_choice="required").choices[0].message
     assert isinstance(message.tool_calls[0].function.parsed_arguments, Weather), message
+    assert client.chat.completions.parse(**fields, tools=tools).choices[0].finish_reason
     with client.chat.completions.stream(**fields, response_format=Weather) as stream:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, Weather)
     answer = client.responses.parse(model=model, input=QUESTION, text_format=Weather)
     assert isinstance(answer.output_parsed, Weather), answer
-    json_mode: Any = {"type": "json_object"}
-    json.loads(client.chat.completions.create(**fields, response_format=json_mode).choices[0].message.content or "")
+    with client.responses.stream(model=model, input=QUESTION, text_format=Weather) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Weather)
 
 
 def main(url: str, model: str) -> None:
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    assert model in [one.id for one in client.models.list()]
     for use in (chat, completions, responses, tools, parse):
         use(client, model)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import closing
-from http.client import HTTPConnection
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -80,7 +80,9 @@ class Recorder:
 
     def _pass_on(self, client: BaseHTTPRequestHandler, content: bytes) -> None:
         """Send one request on and its answer back, piece by piece; the end of the connection ends the answer."""
-        headers = {key: value for key, value in client.headers.items() if key.lower() not in _OF_ONE_CONNECTION}
+        headers = {
+            key: value for key, value in client.headers.items() if key.lower() not in _OF_ONE_CONNECTION
+        }
         pieces: list[bytes] = []
         with closing(HTTPConnection(self._server, timeout=SECONDS)) as server:
             server.request(client.command, client.path, content or None, headers)
