@@ -1,0 +1,1 @@
+"""Programs and tools of other projects that talk to a server of ours, in an environment of their own."""
