@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.common.auto import predictable
-from tests.common.cases import MODES, Case, in_every_mode, mixed_cases, prompt
+from tests.common.cases import MODES, Case, mixed_cases, prompt
 from tests.common.checkpoints import TRAINED
 from tests.common.damage import (
     ADAPTER,
@@ -68,32 +69,32 @@ def changes(running: Running) -> Iterator[Updates]:
     running.reference = before
 
 
-def check_every_mode(running: Running, seed: int = 0) -> None:
+def check_every_mode(running: Running) -> None:
     """Tokens and forwards are the reference decoder's, with the LoRA and without, which makes a difference."""
-    drafted = [case for case in predictable(1, new=60) for _ in range(2)]
-    speculating = [
-        Case(case.prompt, case.max_tokens, {"decoding_mode": "self_speculation", "draft_lora": active})
-        for case, active in zip(drafted, (True, False), strict=True)
-    ]
-    tokens = prompt(random.Random(seed), 70, running.reference.config.vocab_size)
-    for case in [*speculating, *in_every_mode(Case(tokens, 50, {}, ignore_eos=True))]:
+    vocab, mode = running.reference.config.vocab_size, {"decoding_mode": "self_speculation"}
+    drafted = Case(prompt(random.Random(1), 11, vocab), 80, mode, ignore_eos=True)
+    plain = replace(drafted, options={**mode, "draft_lora": False})
+    tokens = prompt(random.Random(0), 70, vocab)
+    others = [Case(tokens, 50, {"decoding_mode": other}, ignore_eos=True) for other in ("ar", "diffusion")]
+    for case in (drafted, plain, *others):
         running.check([case])
-    accepted = [running.reference.generate(case).accepted for case in speculating]
-    assert accepted[0] != accepted[1]
+    assert running.reference.generate(drafted).accepted != running.reference.generate(plain).accepted
 
 
 def test_another_checkpoint(running: Running, changes: Updates, other: Path) -> None:
     """A prefix that was cached under the old weights is not used for the new ones."""
-    [case] = predictable(1, new=60)
+    tokens = prompt(random.Random(1), 300, running.reference.config.vocab_size)
+    case = Case(tokens, 40, {"decoding_mode": "self_speculation"}, ignore_eos=True)
     before = running.reference.generate(case)
-    running.client.complete(case)
+    for cached in (False, True):
+        answer, hits = running.complete_with_hits(case)
+        assert answer.token_ids == before.token_ids
+        assert bool(hits) is cached
     changes.serve(other)
     answer, hits = running.complete_with_hits(case)
     running.check_answers([case], [answer])
     assert hits == 0
-    after = running.reference.generate(case)
-    assert after.token_ids != before.token_ids
-    assert after.accepted != before.accepted
+    assert answer.token_ids != before.token_ids
     check_every_mode(running)
     changes.serve(TRAINED)
     check_every_mode(running)

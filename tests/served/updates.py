@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.common.cases import Reference
 from tests.common.damage import ADAPTER, WEIGHTS
+from tests.served.client import SECONDS
 from tests.served.engine import ENGINE
 from tests.served.running import Running
 
@@ -44,7 +45,8 @@ class Updates(ABC):
         """Give the memory up and take it again; raises for a failure."""
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return self.running.client.http.post(path, json=body)
+        """Each call has a connection of its own: vLLM breaks one off after a reply of 500."""
+        return httpx.post(self.running.server.url + path, json=body, timeout=SECONDS)
 
     def serve(self, folder: Path) -> None:
         """Update from a folder, and compare with its reference decoder from now on."""
