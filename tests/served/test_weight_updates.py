@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,12 +63,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def changes(running: Running) -> Iterator[Updates]:
-    """The server's updates; afterwards it has the weights of before."""
-    before = running.reference
-    changes = updates.of(running)
-    yield changes
-    changes.serve(TRAINED)
-    running.reference = before
+    with updates.restored(running) as changes:
+        yield changes
 
 
 def check_every_mode(running: Running) -> None:
@@ -180,21 +178,28 @@ def test_tensors_that_cannot_be_taken(
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_after_sleep(level: int, running: Running, changes: Updates) -> None:
+def test_after_sleep(level: int, running: Running, changes: Updates, other: Path) -> None:
+    """After level 2 the weights are loaded anew; the adapter comes through either."""
     changes.sleep_and_wake(level)
+    if level == 2:
+        changes.serve(other)
     check_every_mode(running)
 
 
 @pytest.mark.long
-def test_while_requests_run(running: Running, changes: Updates, other: Path) -> None:
+@pytest.mark.parametrize("pausing", [False, True], ids=["running", "paused"])
+def test_while_requests_run(pausing: bool, running: Running, changes: Updates, other: Path) -> None:
     """Answers may be of either weights; nothing crashes, nobody waits for ever, and no KV is lost."""
     vocab = running.reference.config.vocab_size
     for number, folder in enumerate((other, TRAINED) * 4):
         cases = mixed_cases(vocab, seed=40 + number, most_tokens=60)
+        start = running.client.metrics().forwards("ar")
         with running.client.in_background(cases) as answers:
-            running.client.metrics()
-            assert changes.from_disk(folder).status_code == 200
-        assert all(answer.finish_reason in ("length", "stop") for answer in answers)
+            while running.client.metrics().forwards("ar") == start:
+                time.sleep(0.01)
+            with changes.paused() if pausing else nullcontext():
+                assert changes.from_disk(folder).status_code == 200
+        assert [answer.finish_reason in ("length", "stop") for answer in answers] == [True] * len(cases)
     assert running.idle()
     changes.serve(other)
     check_every_mode(running)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.common.cases import Reference
+from tests.common.checkpoints import TRAINED
 from tests.common.damage import ADAPTER, WEIGHTS
 from tests.served.client import SECONDS
 from tests.served.engine import ENGINE
@@ -44,6 +46,10 @@ class Updates(ABC):
     def sleep_and_wake(self, level: int) -> None:
         """Give the memory up and take it again; raises for a failure."""
 
+    @abstractmethod
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is computed in the block; requests under way go on after it."""
+
     def post(self, path: str, **body: Any) -> httpx.Response:
         """Each call has a connection of its own: vLLM breaks one off after a reply of 500."""
         return httpx.post(self.running.server.url + path, json=body, timeout=SECONDS)
@@ -65,6 +71,15 @@ class Updates(ABC):
                 break
             reply = self.post(path, **body)
         return reply
+
+
+@contextmanager
+def restored(running: Running[Any]) -> Iterator[Updates]:
+    """The updates of a server, which afterwards has the weights of before."""
+    before, changes = running.reference, of(running)
+    yield changes
+    changes.serve(TRAINED)
+    running.reference = before
 
 
 def of(running: Running[Any]) -> Updates:

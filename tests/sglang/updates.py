@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ from tests.served.running import Running
 from tests.served.updates import Tensors
 
 
-def serialized(tensors: Tensors) -> str:
-    """What one rank of a server is sent: the tensors lie in shared memory."""
+def serialized(tensors: Any) -> str:
+    """What one rank of a server is sent; the tensors themselves lie in shared memory."""
     import torch.multiprocessing
     from sglang.srt.utils import MultiprocessingSerializer
 
     torch.multiprocessing.set_sharing_strategy("file_system")  # descriptors are passed within a family only
-    text: str = MultiprocessingSerializer.serialize(list(tensors), output_str=True)
+    text: str = MultiprocessingSerializer.serialize(tensors, output_str=True)
     return text
 
 
@@ -32,7 +34,7 @@ class Updates(updates.Updates):
         reply = self.until(
             self.post("/begin_weight_update"),
             *(
-                ("/update_weights_from_tensor", {"serialized_named_tensors": [serialized(bucket)]})
+                ("/update_weights_from_tensor", {"serialized_named_tensors": [serialized(list(bucket))]})
                 for bucket in buckets
             ),
         )
@@ -44,6 +46,13 @@ class Updates(updates.Updates):
         tags = ["kv_cache", "weights"][:level]
         for path in ("/release_memory_occupation", "/resume_memory_occupation"):
             self.post(path, tags=tags).raise_for_status()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Requests are retracted, so that the cache can be dropped."""
+        self.post("/pause_generation", mode="retract").raise_for_status()
+        yield
+        self.post("/continue_generation", torch_empty_cache=False).raise_for_status()
 
 
 def make(running: Running[Any]) -> Updates:

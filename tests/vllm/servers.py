@@ -119,7 +119,8 @@ SETUPS: dict[str, Setup] = {
     "auto": Setup(
         "trained", options=STRUCTURED, asynchronous=True, changes_weights=True, defaults=AR_IN_COMPANY
     ),
-    # In the long lane only: other weights, each limit alone, our kernels, a compiled model.
+    # In the long lane only: no weights at first, other weights, each limit alone, our kernels, a compiled model.
+    "dummy": Setup("trained", options=("--load-format", "dummy"), changes_weights=True),
     "plain": Setup("plain", options=PAGES),
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),
     "small-pool": Setup(

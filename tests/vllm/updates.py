@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +39,12 @@ class Updates(updates.Updates):
     def sleep_and_wake(self, level: int) -> None:
         for path in (f"/sleep?level={level}", "/wake_up"):
             self.post(path).raise_for_status()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.post("/pause?mode=keep").raise_for_status()
+        yield
+        self.post("/resume").raise_for_status()
 
 
 def make(running: Running[Any]) -> Updates:
