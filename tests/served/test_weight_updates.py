@@ -70,10 +70,10 @@ def changes(running: Running) -> Iterator[Updates]:
 def check_every_mode(running: Running) -> None:
     """Tokens and forwards are the reference decoder's, with the LoRA and without, which makes a difference."""
     vocab, mode = running.reference.config.vocab_size, {"decoding_mode": "self_speculation"}
-    drafted = Case(prompt(random.Random(1), 11, vocab), 80, mode, ignore_eos=True)
+    drafted = Case(prompt(random.Random(0), 10, vocab), 80, mode, ignore_eos=True)
     plain = replace(drafted, options={**mode, "draft_lora": False})
     tokens = prompt(random.Random(0), 70, vocab)
-    others = [Case(tokens, 50, {"decoding_mode": other}, ignore_eos=True) for other in ("ar", "diffusion")]
+    others = [Case(tokens, 30, {"decoding_mode": other}, ignore_eos=True) for other in ("ar", "diffusion")]
     for case in (drafted, plain, *others):
         running.check([case])
     assert running.reference.generate(drafted).accepted != running.reference.generate(plain).accepted
@@ -94,8 +94,6 @@ def test_another_checkpoint(running: Running, changes: Updates, other: Path) -> 
     assert hits == 0
     assert answer.token_ids != before.token_ids
     check_every_mode(running)
-    changes.serve(TRAINED)
-    check_every_mode(running)
 
 
 def test_the_same_weights_with_another_adapter(running: Running, changes: Updates, tmp_path: Path) -> None:
@@ -103,7 +101,8 @@ def test_the_same_weights_with_another_adapter(running: Running, changes: Update
     made = shutil.copytree(TRAINED, tmp_path / "made")
     halves = load_file(made / ADAPTER)
     save_file({name: -half if "lora_B" in name else half for name, half in halves.items()}, made / ADAPTER)
-    [case] = predictable(1, new=60)
+    [asked] = predictable(1, new=60)
+    case = replace(asked, options={"decoding_mode": "self_speculation"})
     before = running.reference.generate(case)
     changes.serve(made)
     running.check([case])
