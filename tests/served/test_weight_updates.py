@@ -72,7 +72,7 @@ def check_every_mode(running: Running) -> None:
     vocab, mode = running.reference.config.vocab_size, {"decoding_mode": "self_speculation"}
     drafted = Case(prompt(random.Random(0), 10, vocab), 80, mode, ignore_eos=True)
     plain = replace(drafted, options={**mode, "draft_lora": False})
-    tokens = prompt(random.Random(0), 70, vocab)
+    tokens = prompt(random.Random(0), 40, vocab)
     others = [Case(tokens, 30, {"decoding_mode": other}, ignore_eos=True) for other in ("ar", "diffusion")]
     for case in (drafted, plain, *others):
         running.check([case])
@@ -81,8 +81,8 @@ def check_every_mode(running: Running) -> None:
 
 def test_another_checkpoint(running: Running, changes: Updates, other: Path) -> None:
     """A prefix that was cached under the old weights is not used for the new ones."""
-    tokens = prompt(random.Random(1), 300, running.reference.config.vocab_size)
-    case = Case(tokens, 40, {"decoding_mode": "self_speculation"}, ignore_eos=True)
+    tokens = prompt(random.Random(1), 140, running.reference.config.vocab_size)
+    case = Case(tokens, 20, {"decoding_mode": "self_speculation"}, ignore_eos=True)
     before = running.reference.generate(case)
     for cached in (False, True):
         answer, hits = running.complete_with_hits(case)
