@@ -377,10 +377,20 @@ def test_values_that_are_not_finite(value: float, dtype: torch.dtype) -> None:
     assert names == ["good", "bad"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("place", [0, 5000, 9999])
+def test_one_nan_among_many(dtype: torch.dtype, place: int) -> None:
+    tensor = torch.rand(100, 100, dtype=dtype).t()
+    tensor[place // 100, place % 100] = torch.nan
+    with pytest.raises(CheckpointError, match="holds NaN"):
+        list(checked([("many", tensor)], []))
+
+
 def test_large_finite_values_pass() -> None:
-    """A sum in the tensor's own dtype would overflow."""
-    weights = [("large", torch.full((1000,), 60000.0, dtype=torch.float16))]
-    assert len(list(checked(weights, []))) == 1
+    """A sum would overflow."""
+    weights = [("large", torch.full((1000,), value)) for value in (3e38, -3e38)]
+    weights += [("half", torch.full((1000,), 60000.0, dtype=torch.float16)), ("empty", torch.empty(0))]
+    assert len(list(checked(weights, []))) == 4
 
 
 def test_a_damaged_file_is_named(folder: Path) -> None:
