@@ -140,6 +140,7 @@ class CheckpointLoader:
             )
 
     def _update(self, weights: Weights, take: Callable[[Weights], Any], source: Source) -> Any:
+        stored = find_drafter_lora(source, self.config, self.logger) if self._is_stored(source) else None
         adapter: dict[tuple[int, str], torch.Tensor] = {}
         tensors: Weights = self._known(weights, adapter)
         if isinstance(weights, Collection):
@@ -150,11 +151,15 @@ class CheckpointLoader:
                     f"{error}; none of the {len(weights)} tensors sent with it was taken"
                 ) from None
         loaded = take(spec_of(self.config).renamed(tensors))
-        if self._drawn and has_drafter_weights(source, self.config):
-            self._place(find_drafter_lora(source, self.config, self.logger))
+        if stored is not None:
+            self._place(stored)
         for (layer, half), tensor in adapter.items():
             self.branches()[layer].replace(half, tensor)
         return loaded
+
+    def _is_stored(self, source: Source) -> bool:
+        """Whether an adapter was drawn though there is a stored one."""
+        return self._drawn and has_drafter_weights(source, self.config)
 
     def _known(
         self, weights: Weights, adapter: dict[tuple[int, str], torch.Tensor]
