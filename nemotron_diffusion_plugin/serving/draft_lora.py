@@ -27,7 +27,9 @@ ALONE = Shard(0, 1, torch.Tensor.clone)
 class LowRankBranch(nn.Module):
     """Adds `scale * B(A(x))` to the output of one layer's `o_proj` for the rows that draft with the LoRA.
 
-    Under tensor parallelism A holds this rank's columns.
+    Under tensor parallelism A holds this rank's columns. The two tensors are written in place once they are there, as
+    CUDA graphs read them. They are buffers, which engines save while they sleep; steps read them from `_weights`, as
+    vLLM takes all buffers off a module while it reloads weights.
     """
 
     def __init__(self, layer: int) -> None:
@@ -35,15 +37,20 @@ class LowRankBranch(nn.Module):
         self.layer = layer
         self.register_buffer("a", None, persistent=False)
         self.register_buffer("b", None, persistent=False)
-        self.a: torch.Tensor | None
-        self.b: torch.Tensor | None
+        self._weights: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.scale = 1.0
         self.shard = ALONE
         self.operators: Operators = TorchOperators()
 
     @property
     def loaded(self) -> bool:
         """Whether there is an adapter; `shrink` and `expand` need one."""
-        return self.a is not None
+        return self._weights is not None
+
+    @property
+    def rank(self) -> int | None:
+        """The adapter's rank; None without one."""
+        return None if self._weights is None else self._weights[0].shape[0]
 
     def load(
         self,
@@ -54,13 +61,25 @@ class LowRankBranch(nn.Module):
     ) -> None:
         """Take this layer's weights, with the scale folded into B, in the dtype and on the device of `like`.
 
-        `operators` compute the branch from then on, plain torch by default.
+        A second adapter, which must have the rank of the first, is written over it. `operators` compute the branch from
+        then on, plain torch by default.
         """
-        a, b = lora.a[self.layer].detach(), lora.b[self.layer].detach() * lora.scale
-        self.a = a.chunk(shard.ranks, dim=1)[shard.rank].to(like).contiguous()
-        self.b = b.to(like).contiguous()
-        self.shard = shard
-        self.operators = operators or TorchOperators()
+        self.shard, self.scale, self.operators = shard, lora.scale, operators or TorchOperators()
+        halves = {"A": lora.a[self.layer], "B": lora.b[self.layer]}
+        if self._weights is None:
+            self.a, self.b = (like.new_empty(self._part(*half).shape) for half in halves.items())
+            self._weights = self.a, self.b
+        for half, weight in halves.items():
+            self.replace(half, weight)
+
+    def replace(self, half: str, weight: torch.Tensor) -> None:
+        """Write A or B (`half`) anew: whole, without the scale, of the shape that was loaded."""
+        assert self._weights is not None, "no adapter loaded"
+        self._weights["AB".index(half)].copy_(self._part(half, weight))
+
+    def _part(self, half: str, weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.detach()
+        return weight.chunk(self.shard.ranks, dim=1)[self.shard.rank] if half == "A" else weight * self.scale
 
     def draft(self, output: torch.Tensor, inputs: torch.Tensor, rows: torch.Tensor) -> None:
         """Add to `output` `[T, hidden_size]`, in place, what the adapter makes of `inputs`.
@@ -77,13 +96,13 @@ class LowRankBranch(nn.Module):
 
     def shrink(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of A(x), `[T, r]`; only rows where `rows` is not 0 mean anything."""
-        assert self.a is not None, "no adapter loaded"
-        return self.operators.shrink(inputs, self.a, rows)
+        assert self._weights is not None, "no adapter loaded"
+        return self.operators.shrink(inputs, self._weights[0], rows)
 
     def expand(self, output: torch.Tensor, low: torch.Tensor, rows: torch.Tensor) -> None:
         """Add B(low) to `output` in place; `low` `[T, r]` is the sum over the ranks."""
-        assert self.b is not None, "no adapter loaded"
-        self.operators.expand(output, low, self.b, rows)
+        assert self._weights is not None, "no adapter loaded"
+        self.operators.expand(output, low, self._weights[1], rows)
 
 
 def branches(model: nn.Module) -> list[LowRankBranch]:

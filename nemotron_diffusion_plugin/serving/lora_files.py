@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
-from nemotron_diffusion_plugin.model.lora import CONFIG_FILE, DrafterLora, read_adapter_config
+from nemotron_diffusion_plugin.model.errors import CheckpointError
+from nemotron_diffusion_plugin.model.lora import (
+    CONFIG_FILE,
+    WEIGHT_FILE,
+    DrafterLora,
+    read_adapter_config,
+)
 from nemotron_diffusion_plugin.model.spec import spec_of
 
 _logger = logging.getLogger("nemotron_diffusion_plugin")
@@ -34,7 +40,7 @@ def find_drafter_lora(
     `logger` is one that the engine shows. Raises `CheckpointError` for an adapter that does not fit the model.
     """
     name = spec_of(config).lora_folder
-    lora = DrafterLora.load(_folder(source, name), config)
+    lora = DrafterLora.load(_folder(source, [f"{name}/*"]), config)
     if lora is None:
         logger.info("no %s in the checkpoint: self-speculation drafts with the base weights", name)
     else:
@@ -62,16 +68,28 @@ def dummy_drafter_lora(
     return lora.requires_grad_(False)
 
 
-def _folder(source: Source, name: str) -> Path:
+def has_drafter_weights(source: Source, config: NemotronLabsDiffusionConfig) -> bool:
+    """Whether a local checkpoint has an adapter with its weights."""
+    return (Path(source.model) / spec_of(config).lora_folder / WEIGHT_FILE).is_file()
+
+
+def checkpoint_folder(source: Source, config: NemotronLabsDiffusionConfig) -> Path:
+    """Return the folder of a whole checkpoint; one in a hub repository is downloaded first.
+
+    Raises `CheckpointError` for a path that leads nowhere.
+    """
+    if source.model.startswith((".", "/", "~")) and not Path(source.model).is_dir():
+        raise CheckpointError(f"{source.model}: no such folder, expected one with a checkpoint")
+    return _folder(source, ["*.safetensors", "*.safetensors.index.json", f"{spec_of(config).lora_folder}/*"])
+
+
+def _folder(source: Source, patterns: list[str]) -> Path:
     if Path(source.model).is_dir():
         return Path(source.model)
     from huggingface_hub import snapshot_download
 
     return Path(
         snapshot_download(
-            source.model,
-            revision=source.revision,
-            cache_dir=source.cache_dir,
-            allow_patterns=[f"{name}/*"],
+            source.model, revision=source.revision, cache_dir=source.cache_dir, allow_patterns=patterns
         )
     )

@@ -17,6 +17,8 @@ from nemotron_diffusion_patches.sglang import (
     retraction,
     returned_tokens,
     waiting_requests,
+    weights_from_disk,
+    weights_from_tensor,
 )
 from nemotron_diffusion_patches.sglang import (
     span_attributes as span_attributes_patch,
@@ -25,7 +27,7 @@ from nemotron_diffusion_plugin.model import spec
 from nemotron_diffusion_plugin.model.spec import ARCHITECTURES
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
-from nemotron_diffusion_plugin.sglang import versions
+from nemotron_diffusion_plugin.sglang import versions, weight_updates
 from nemotron_diffusion_plugin.sglang.attention import registration as attention_backend
 from nemotron_diffusion_plugin.sglang.front import admission, flags
 from nemotron_diffusion_plugin.sglang.front.defaults import choose_algorithm
@@ -55,6 +57,8 @@ def engine_patches() -> list[HookPatch]:
         response_counts.patch_meta_info(RESPONSE_KEY),
         span_attributes_patch.patch(RESPONSE_KEY, span_attributes),
         cuda_graph_runner.patch(is_ours, _graph_runner),
+        weights_from_disk.patch(weight_updates.from_disk),
+        weights_from_tensor.patch(weight_updates.from_tensor),
     ]
 
 

@@ -24,6 +24,7 @@ from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.operators import make_operators
 from nemotron_diffusion_plugin.serving.overrides import checked_overrides
 from nemotron_diffusion_plugin.serving.weights import CheckpointLoader, Weights
+from nemotron_diffusion_plugin.vllm import weight_updates
 from nemotron_diffusion_plugin.vllm.draft_lora import DraftLoraBranch
 from nemotron_diffusion_plugin.vllm.settings import server_settings
 
@@ -82,10 +83,12 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
             vllm_config.model_config.hf_config,
             quantized=vllm_config.quant_config is not None,
             place=self._place_lora,
+            branches=lambda: branches(self),
             logger=logger,
         )
+        weight_updates.adopt(self)
         if vllm_config.load_config.load_format == "dummy":  # which never calls `load_weights`
-            self.loader.draw_lora(self._source())
+            self.loader.draw_lora(self.source)
 
     def get_model_state_cls(self) -> type:
         """The model state that lets our speculator see slots, block tables and the sampler."""
@@ -99,10 +102,12 @@ class NemotronLabsDiffusionForCausalLM(LlamaForCausalLM):
     @override
     def load_weights(self, weights: Weights) -> set[str]:
         """Load the published tensor names and the drafter LoRA; raises `CheckpointError` (`CheckpointLoader.load`)."""
-        loaded: set[str] = self.loader.load(weights, super().load_weights, self._source())
+        loaded: set[str] = self.loader.load(weights, super().load_weights, self.source)
         return loaded
 
-    def _source(self) -> Source:
+    @property
+    def source(self) -> Source:
+        """Where the weights come from; vLLM's configuration says so, also after a reload from another path."""
         config = self.vllm_config.model_config
         return Source(config.model, config.revision, self.vllm_config.load_config.download_dir)
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "linear_spec_lora/adapter_model.safetensors"
 
 
 def rename_prefix(folder: Path) -> None:
@@ -23,9 +24,32 @@ def lose_a_layer(folder: Path) -> None:
 
 
 def truncate(folder: Path) -> None:
-    file = folder / WEIGHTS
+    cut_in_half(folder / WEIGHTS)
+
+
+def truncate_the_adapter(folder: Path) -> None:
+    cut_in_half(folder / ADAPTER)
+
+
+def halve_the_adapter(folder: Path) -> None:
+    """Halve its rank, in the file and in its configuration."""
+    halves = load_file(folder / ADAPTER)
+    rank = next(iter(halves.values())).shape[0] // 2
+    cut = {name: (half[:rank] if "lora_A" in name else half[:, :rank]) for name, half in halves.items()}
+    save_file({name: half.contiguous() for name, half in cut.items()}, folder / ADAPTER)
+    path = (folder / ADAPTER).with_name("adapter_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": rank}))
+
+
+def cut_in_half(file: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
+
+
+def shorten_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["encoder.norm.weight"] = tensors["encoder.norm.weight"][:-1].clone()
+    save_file(tensors, folder / WEIGHTS)
 
 
 def put_in_a_nan(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A server without weights runs the drafter LoRA and makes acceptance up: the cost of a step can be measured."""
+"""A server without weights: the cost of a step can be measured, with the drafter LoRA; and a trainer may send them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from benchmarks import real_size
-from tests.served.setups import ENGINE
+from tests.common.checkpoints import TRAINED
+from tests.common.damage import WEIGHTS
+from tests.served import updates
+from tests.served.running import Running
+from tests.served.setups import ENGINE, on
+from tests.served.test_weight_updates import check_every_mode
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -35,3 +41,13 @@ def test_the_script_for_real_sizes(tmp_path: Path) -> None:
     assert abs(1 + cells["accepted"] / cells["cycles"] - LENGTH) < 0.5
     assert cells["forwards"]["draft"] == cells["cycles"]
     assert "| self-speculation | 2 | 6.82 |" in (tmp_path / "report.md").read_text()
+
+
+@on("dummy")
+def test_all_weights_are_sent(running: Running) -> None:
+    """In buckets; the drafter LoRA, which is not among them, is the stored one."""
+    tensors = list(load_file(TRAINED / WEIGHTS).items())
+    buckets = [tensors[at : at + 20] for at in range(0, len(tensors), 20)]
+    reply = updates.of(running).from_tensors(*buckets)
+    assert reply.status_code == 200, reply.text
+    check_every_mode(running)

@@ -78,6 +78,46 @@ def test_the_branches_of_a_model(lora: DrafterLora, inputs: torch.Tensor) -> Non
     assert has_adapter(model)
 
 
+def test_a_second_adapter_is_written_over_the_first(lora: DrafterLora, inputs: torch.Tensor) -> None:
+    """CUDA graphs read the tensors; the file that the first one came from is not written to."""
+    branch, second = LowRankBranch(1), DrafterLora([-a for a in lora.a], list(lora.b), alpha=3.0)
+    first = [weight.detach().clone() for weight in (*lora.a, *lora.b)]
+    branch.load(lora, inputs)
+    a, b = branch.a, branch.b
+    branch.load(second, torch.empty(0, device="meta"))
+    assert branch.a is a
+    assert branch.b is b
+    output = torch.zeros(TOKENS, HIDDEN)
+    branch.draft(output, inputs, torch.ones(TOKENS, 1))
+    torch.testing.assert_close(output, second.delta(1, inputs).detach())
+    assert all(map(torch.equal, first, (*lora.a, *lora.b)))
+
+
+def test_one_half_alone(lora: DrafterLora, inputs: torch.Tensor) -> None:
+    """Without the scale, as it is stored; a half may be a parameter that is being trained."""
+    branch, b = LowRankBranch(0), nn.Parameter(torch.rand(HIDDEN, RANK))
+    branch.load(lora, inputs)
+    branch.replace("B", b)
+    output = torch.zeros(TOKENS, HIDDEN)
+    branch.draft(output, inputs, torch.ones(TOKENS, 1))
+    torch.testing.assert_close(output, DrafterLora(list(lora.a), [b, b], 6.0).delta(0, inputs).detach())
+    assert not output.requires_grad
+
+
+def test_what_an_engine_saves_while_it_sleeps_comes_back(lora: DrafterLora, inputs: torch.Tensor) -> None:
+    """Engines keep copies of the buffers, lose their memory, and write the copies back."""
+    branch = LowRankBranch(1)
+    branch.load(lora, inputs)
+    saved = {name: buffer.clone() for name, buffer in branch.named_buffers()}
+    for buffer in branch.buffers():
+        buffer.fill_(torch.nan)
+    for name, buffer in branch.named_buffers():
+        buffer.copy_(saved[name])
+    output = torch.zeros(TOKENS, HIDDEN)
+    branch.draft(output, inputs, torch.ones(TOKENS, 1))
+    torch.testing.assert_close(output, lora.delta(1, inputs).detach())
+
+
 def test_weights_take_the_models_dtype_and_stay_out_of_checkpoints(lora: DrafterLora) -> None:
     branch = LowRankBranch(0)
     assert not branch.loaded

@@ -144,7 +144,9 @@ SETUPS: dict[str, Setup] = {
         options=("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(DEPTH + 1)),
     ),
     "auto": Setup("trained", defaults=AR_IN_COMPANY),
-    # In the long lane only: other weights, pages and cut prompts each alone, our kernels, another attention backend.
+    # In the long lane only: no weights at first, other weights, pages and cut prompts each alone, our kernels, another
+    # attention backend.
+    "dummy": Setup("trained", options=("--load-format", "dummy")),
     "plain": Setup(
         "plain",
         page_size=32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.served.client import Answer
 from tests.served.endpoint import VLLM
 from tests.served.metrics import Metrics
 from tests.vllm.client import Client
+from tests.vllm.inside import file_transfer
 
 __all__ = ["SETUPS", "Client", "Running", "Server", "Setup"]
 
@@ -28,6 +30,7 @@ class Setup:
         context: the longest prompt and answer together, in tokens.
         asynchronous: whether steps are scheduled ahead.
         cuts_blocks: whether the token budget of a step holds fewer than two blocks.
+        changes_weights: whether the server has the endpoints of updates and `tests.vllm.inside.file_transfer`.
     """
 
     checkpoint: str
@@ -36,6 +39,7 @@ class Setup:
     defaults: dict[str, Any] = field(default_factory=dict)
     asynchronous: bool = False
     cuts_blocks: bool = False
+    changes_weights: bool = False
 
     page_size = 32
     answer_reserve = 0
@@ -51,13 +55,19 @@ class Setup:
 
     def variables_in(self, folder: Path) -> dict[str, str]:
         """A CPU schedules synchronously unless it is told to keep what a GPU does."""
-        return {"VLLM_CPU_ASYNC_SCHEDULING": "1"} if self.asynchronous else {}
+        scheduling = {"VLLM_CPU_ASYNC_SCHEDULING": "1"} if self.asynchronous else {}
+        if not self.changes_weights:
+            return scheduling
+        path = os.environ.get("PYTHONPATH", "")
+        return {**scheduling, "VLLM_SERVER_DEV_MODE": "1", **file_transfer.variables(folder, path)}
 
     @property
     def command_line(self) -> tuple[str, ...]:
         scheduling = "--async-scheduling" if self.asynchronous else "--no-async-scheduling"
         config = ("--additional-config", json.dumps(self.defaults)) if self.defaults else ()
-        return ("--max-model-len", str(self.context), scheduling, *self.options, *config)
+        transfer = ("--weight-transfer-config", json.dumps({"backend": file_transfer.NAME}))
+        weights = transfer if self.changes_weights else ()
+        return ("--max-model-len", str(self.context), scheduling, *self.options, *config, *weights)
 
 
 STRUCTURED = (
@@ -106,8 +116,16 @@ SETUPS: dict[str, Setup] = {
             ),
         ),
     ),
-    "auto": Setup("trained-with-defaults", options=STRUCTURED, asynchronous=True, defaults=AR_IN_COMPANY),
-    # In the long lane only: other weights, each limit alone, our kernels, two API servers, a compiled model.
+    "auto": Setup(
+        "trained-with-defaults",
+        options=STRUCTURED,
+        asynchronous=True,
+        changes_weights=True,
+        defaults=AR_IN_COMPANY,
+    ),
+    # In the long lane only: no weights at first, other weights, each limit alone, our kernels, two API servers, a
+    # compiled model.
+    "dummy": Setup("trained", options=("--load-format", "dummy"), changes_weights=True),
     "plain": Setup("plain", options=(*PAGES, "--enable-scale-out")),
     "budget": Setup("sharded", options=("--max-num-batched-tokens", "40"), cuts_blocks=True),
     "small-pool": Setup(

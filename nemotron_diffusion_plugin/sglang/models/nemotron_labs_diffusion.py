@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from typing_extensions import override
 
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.rope import query_scale
+from nemotron_diffusion_plugin.model.spec import spec_of
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch, Shard, branches
 from nemotron_diffusion_plugin.serving.lora_files import Source
 from nemotron_diffusion_plugin.serving.operators import make_operators
@@ -88,7 +90,11 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         for layer in self.model.layers:
             NemotronLabsDiffusionAttention.adopt(layer.self_attn, config)
         self.loader = CheckpointLoader(
-            config, quantized=quant_config is not None, place=self._place_lora, logger=logger
+            config,
+            quantized=quant_config is not None,
+            place=self._place_lora,
+            branches=lambda: branches(self),
+            logger=logger,
         )
 
     @override
@@ -124,6 +130,21 @@ class NemotronLabsDiffusionModel(LlamaForCausalLM):
         """SGLang's last step of loading, the only one with load format dummy."""
         if get_server_args().load_format == "dummy":
             self.loader.draw_lora(self._source())
+
+    @override
+    def get_weights_by_name(self, name: str, truncate_size: int = 100, tp_size: int = 1) -> Any:
+        """The first rows of a published tensor, float32, as lists; None where there is none.
+
+        SGLang finds q, k and v in their common tensor only where `head_dim` is `hidden_size / num_attention_heads`.
+        """
+        engine_name = spec_of(self.config).engine_name(name)
+        found = re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.([qkv])_proj\.weight", engine_name)
+        if found is None or int(found[1]) >= len(self.model.layers):
+            return super().get_weights_by_name(engine_name, truncate_size, tp_size)
+        attention = self.model.layers[int(found[1])].self_attn
+        sizes = [attention.q_size, attention.kv_size, attention.kv_size]
+        rows = attention.qkv_proj.weight.split(sizes)["qkv".index(found[2])]
+        return rows[:truncate_size].float().tolist()
 
     def _source(self) -> Source:
         arguments = get_server_args()

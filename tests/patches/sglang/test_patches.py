@@ -30,6 +30,8 @@ from nemotron_diffusion_patches.sglang import (
     returned_tokens,
     span_attributes,
     waiting_requests,
+    weights_from_disk,
+    weights_from_tensor,
 )
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM, is_ours
 from nemotron_diffusion_plugin.sglang.registration import engine_patches
@@ -61,6 +63,10 @@ PARAMETERS = {
     "meta-info": ["self", "meta_info", "state", "customized_info", "index", "finish_reason"],
     "span-attributes": ["self", "state", "recv_obj", "i"],
     "cuda-graph-runner": ["self"],
+    "weights-from-disk": [
+        *("self", "model_path", "load_format", "weight_name_filter", "recapture_cuda_graph")
+    ],
+    "weights-from-tensor": ["self", "named_tensors", "load_format"],
 }
 PATCHES = engine_patches()
 OURS = SimpleNamespace(name=ALGORITHM)
@@ -368,6 +374,29 @@ class TestWaitingRequests:
         place = lines.index("req.update_spec_correct_drafts_histogram(num_correct_drafts)")
         assert lines[place - 1] == "req.spec_num_correct_drafts += num_correct_drafts"
         assert "req.spec_verify_ct += 1" in lines[place - 5 : place]
+
+
+class TestWeightsFromDisk:
+    def test_the_update_decides_when_sglang_s_runs(self, put_in_place: PutInPlace) -> None:
+        original, asked = Original((True, "SGLang's")), []
+
+        def ours(updater: Any, path: str, run: Callable[[], Any]) -> Any:
+            asked.append((updater, path))
+            return run() if path == "/good" else (False, "no")
+
+        update = put_in_place(weights_from_disk.patch(ours), original)
+        assert update("updater", "/good", "auto", recapture_cuda_graph=True) == (True, "SGLang's")
+        assert update("updater", model_path="/bad", load_format="auto") == (False, "no")
+        assert asked == [("updater", "/good"), ("updater", "/bad")]
+        assert original.calls == [(("updater", "/good", "auto"), {"recapture_cuda_graph": True})]
+
+
+class TestWeightsFromTensor:
+    def test_the_update_decides_when_sglang_s_runs(self, put_in_place: PutInPlace) -> None:
+        original = Original((True, "SGLang's"))
+        update = put_in_place(weights_from_tensor.patch(lambda updater, run: run()), original)
+        assert update("updater", named_tensors=[], load_format=None) == (True, "SGLang's")
+        assert original.calls == [(("updater",), {"named_tensors": [], "load_format": None})]
 
 
 class TestSpanAttributes:

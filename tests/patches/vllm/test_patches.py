@@ -192,6 +192,51 @@ class TestOnVllm:
         assert runner.execute_model(plain, more=3) == (plain, 3)
         assert seen == [(runner, "a plan"), (runner, None)], "a plan holds for its own step"
 
+    def test_reloads_come_by_the_plugin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+        from nemotron_diffusion_patches.vllm import reload_weights
+
+        calls: list[Any] = []
+        monkeypatch.setattr(GPUModelRunner, reload_weights._MARK, False, raising=False)
+        monkeypatch.setattr(GPUModelRunner, "reload_weights", lambda *asked: calls.append(asked))
+        asked: list[Any] = []
+        reload_weights.patch(lambda runner, run, *how: asked.append(how) or run()).apply()
+        runner = object.__new__(GPUModelRunner)
+        runner.reload_weights()
+        runner.reload_weights(weights_path="/new")
+        runner.reload_weights([], is_checkpoint_format=False)
+        assert asked == [(True, None), (True, "/new"), (False, None)]
+        assert calls == [
+            (runner, None, None, True),
+            (runner, None, "/new", True),
+            (runner, [], None, False),
+        ]
+
+    def test_transfers_run_inside_what_keeps_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from contextlib import contextmanager
+
+        from vllm.v1.worker.gpu_worker import Worker
+
+        from nemotron_diffusion_patches.vllm import weight_transfer
+
+        log: list[Any] = []
+
+        @contextmanager
+        def keeping(worker: Any) -> Any:
+            log.append("in")
+            yield
+            log.append("out")
+
+        monkeypatch.setattr(Worker, weight_transfer._MARK, False, raising=False)
+        for name in ("update_weights", "finish_weight_update"):
+            monkeypatch.setattr(Worker, name, lambda self, *info, name=name: log.append((name, *info)))
+        weight_transfer.patch(keeping).apply()
+        worker = object.__new__(Worker)
+        worker.update_weights({"path": "x"})
+        worker.finish_weight_update()
+        assert log == ["in", ("update_weights", {"path": "x"}), "out", "in", ("finish_weight_update",), "out"]
+
     def test_block_lengths_travel_to_other_processes_and_grammars_do_not(self) -> None:
         """Workers of a tensor-parallel server get the step pickled."""
         import pickle

@@ -114,6 +114,24 @@ def test_the_adapter_is_looked_for_where_the_weights_are(
     assert sources == [Source("owner/other", "abc", "/cache")]
 
 
+def test_rows_of_a_tensor_by_its_published_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With heads that are wider than `hidden_size / num_attention_heads`."""
+    rows = torch.arange(160.0)[:, None].expand(160, 2).to(torch.bfloat16)
+    qkv = SimpleNamespace(weight=rows)
+    del model.model.layers
+    model.model.layers = [SimpleNamespace(self_attn=SimpleNamespace(q_size=96, kv_size=32, qkv_proj=qkv))]
+    asked: list[Any] = []
+    monkeypatch.setattr(LlamaForCausalLM, "get_weights_by_name", lambda self, *asks: asked.append(asks))
+    for part, first in (("q", 0), ("k", 96), ("v", 128)):
+        for prefix in ("encoder", "model"):
+            name = f"{prefix}.layers.0.self_attn.{part}_proj.weight"
+            assert model.get_weights_by_name(name, 2) == [[first] * 2, [first + 1.0] * 2]
+    assert asked == []
+    model.get_weights_by_name("encoder.norm.weight", 5)
+    model.get_weights_by_name("encoder.layers.1.self_attn.k_proj.weight")
+    assert asked == [("model.norm.weight", 5, 1), ("model.layers.1.self_attn.k_proj.weight", 100, 1)]
+
+
 def test_a_quantized_checkpoint_has_names_of_its_own(arguments: Any, model: Any, taken: list[str]) -> None:
     quantized = NemotronLabsDiffusionModel(model.config, quant_config=object())
     quantized.load_weights([("encoder.norm.weight_scale", torch.zeros(1))])

@@ -23,7 +23,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import read_config
-from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, SPECS
+from nemotron_diffusion_plugin.model.spec import ARCHITECTURES, SPECS, TEXT
 from nemotron_diffusion_plugin.serving import weights
 from nemotron_diffusion_plugin.serving.draft_lora import LowRankBranch
 from nemotron_diffusion_plugin.serving.lora_files import Source
@@ -131,11 +131,29 @@ def test_an_update_of_weights_keeps_the_adapter(
     before = [(branch.a, branch.b) for branch in model.branches]
     initialize_layerwise_reload(model)
     assert not any(hasattr(branch, "a") for branch in model.branches)
-    model.load_weights(list(published(model))[:count])
+    model.load_weights(
+        [(name, torch.zeros(shape)) for name, shape in list(expected_shapes(model.config).items())[:count]]
+    )
     finalize_layerwise_reload(model, vllm_config.model_config)
     for branch, (a, b) in zip(model.branches, before, strict=True):
         assert branch.a is a
         assert branch.b is b
+
+
+def test_halves_of_the_adapter_come_in_an_update(vllm_config: Any, taken: list[str]) -> None:
+    """This rank's columns of A, written while vLLM has the buffers, in place."""
+    model = build(vllm_config)
+    model.load_weights(published(model))
+    a, b = model.branches[1].a, model.branches[1].b
+    initialize_layerwise_reload(model)
+    half = (torch.arange(8 * 64.0) % 200).reshape(8, 64)
+    model.load_weights([(TEXT.lora_name(1, "A"), half), (TEXT.lora_name(1, "B"), torch.ones(32, 8))])
+    finalize_layerwise_reload(model, vllm_config.model_config)
+    assert model.branches[1].a is a
+    assert model.branches[1].b is b
+    assert torch.equal(a.float(), half[:, 32:])
+    assert torch.equal(b, torch.full_like(b, 4.0))
+    assert set(model.branches[1]._buffers) == {"a", "b"}, "what sleeps is saved and comes back"
 
 
 def test_a_quantized_checkpoint_has_names_of_its_own(vllm_config: Any, taken: list[str]) -> None:
