@@ -34,12 +34,12 @@ def register() -> None:
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
     @dataclass
-    class Path_(WeightTransferUpdateInfo):
+    class FileUpdateInfo(WeightTransferUpdateInfo):
         path: str
 
-    class FileTransferEngine(WeightTransferEngine[WeightTransferInitInfo, Path_]):
+    class FileTransferEngine(WeightTransferEngine[WeightTransferInitInfo, FileUpdateInfo]):
         init_info_cls = WeightTransferInitInfo
-        update_info_cls = Path_
+        update_info_cls = FileUpdateInfo
 
         def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
             pass
@@ -50,7 +50,7 @@ def register() -> None:
         def update_weights(self, update_info: dict[str, str]) -> None:
             self.receive_weights(self.parse_update_info(update_info))
 
-        def receive_weights(self, update_info: Path_) -> None:
+        def receive_weights(self, update_info: FileUpdateInfo) -> None:
             self.model.load_weights(list(load_file(update_info.path).items()))
 
         def finish_weight_update(self) -> None:
