@@ -19,13 +19,11 @@ class Reference:
     """
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        """Raises ValueError where `folder` is no checkpoint folder."""
+        """Raises CheckpointError where `folder` is no checkpoint folder."""
         from transformers import PreTrainedTokenizerFast
 
         from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 
-        if not folder.is_dir():
-            raise ValueError(f"--check: needs a checkpoint folder, {folder} is none")
         self.decoder = ReferenceDecoder.from_checkpoint(folder)
         self.tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
         self.max_tokens = max_tokens

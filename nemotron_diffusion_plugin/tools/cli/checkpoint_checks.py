@@ -35,7 +35,7 @@ def checkpoint(folder: Path, console: Console) -> list[Row]:
 def _row(name: str, check: Callable[[], str]) -> Row:
     try:
         return name, True, check()
-    except (CheckpointError, OSError) as error:
+    except (ValueError, OSError) as error:
         return name, False, str(error)
 
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -123,5 +124,11 @@ def parse_counters(page: str, decoding_mode: str) -> ModeCounters:
 
 
 def _page(url: str) -> str:
-    with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=30) as answer:
-        return str(answer.read().decode())
+    address = f"{url.rstrip('/')}/metrics"
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return str(answer.read().decode(errors="replace"))
+    except urllib.error.HTTPError:
+        raise
+    except (urllib.error.URLError, HTTPException) as error:
+        raise ConnectionError(f"{address} does not answer: {getattr(error, 'reason', error)}") from error

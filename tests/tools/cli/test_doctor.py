@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from nemotron_diffusion_plugin import __version__
 from nemotron_diffusion_plugin.serving import overrides
+from nemotron_diffusion_plugin.tools import extras
 from nemotron_diffusion_plugin.tools.cli import system_checks
 
 
@@ -112,7 +113,7 @@ def test_installation_lists_versions_and_says_what_to_install(monkeypatch):
     monkeypatch.setattr(system_checks, "_version", lambda name: None)
     monkeypatch.setattr(system_checks.metadata, "entry_points", lambda **selection: [])
     rows = {name: (good, detail) for name, good, detail in system_checks.installation()}
-    assert rows["torch"] == (False, "not installed, pip install torch")
+    assert rows["torch"] == (False, extras.missing("torch"))
     assert rows["vllm"] == (True, "not installed")
     assert rows["sglang"] == (True, "not installed")
     for group in ("vllm.general_plugins", "sglang.srt.plugins", "console_scripts"):
@@ -128,11 +129,11 @@ def test_a_failing_engine_is_a_finding(engine, monkeypatch):
 
     plugin = importlib.import_module(f"nemotron_diffusion_plugin.{engine}")
     check = getattr(system_checks, engine)
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     stand_in_for_sglang(monkeypatch)
     monkeypatch.setattr(plugin, "register", fail)
     assert check() == [("registration", False, "RuntimeError: engine is broken")]
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: False)
     assert check() == [(engine, True, "not installed, nothing to check")]
 
 
@@ -140,7 +141,7 @@ def test_hooks_of_sglang_are_in_place_before_it_is_asked(monkeypatch):
     from nemotron_diffusion_plugin import sglang as plugin
 
     calls = []
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     stand_in_for_sglang(monkeypatch, lambda: calls.append("hooks"))
     monkeypatch.setattr(plugin, "register", lambda: calls.append("register"))
     monkeypatch.setattr(plugin, "diagnose", lambda: calls.append("diagnose") or [("patch", True, "reason")])
@@ -156,7 +157,7 @@ def test_an_override_that_does_not_fit_is_a_finding(monkeypatch):
         raise overrides.OverrideError(f"{package} does not fit")
 
     plugin = importlib.import_module("nemotron_diffusion_plugin.vllm")
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     monkeypatch.setattr(plugin, "register", lambda: None)
     monkeypatch.setattr(plugin, "diagnose", lambda: [])
     monkeypatch.setattr(overrides, "engine_classes", refuse)

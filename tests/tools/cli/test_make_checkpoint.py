@@ -24,7 +24,7 @@ def test_writes_what_was_asked(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--shards", "0"), "shards: got 0, expected at least 1"),
+        (("--shards", "0"), "--shards: got 0, expected 1 to 30, the number of tensors"),
         (("--set", "hidden_size"), "--set: got 'hidden_size', expected FIELD=VALUE"),
         (("--set", "=3"), "--set: got '=3', expected FIELD=VALUE"),
         (("--set", "hidden=3"), "--set: unknown field 'hidden', expected one of vocab_size, hidden_size"),

@@ -87,7 +87,7 @@ def test_plot(run, tmp_path):
 def test_plot_without_matplotlib(fails, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     error = fails("roofline", "--plot", tmp_path / "roofline.png")
-    assert "--plot: matplotlib is not installed, pip install 'nemotron-diffusion-plugin[bench]'" in error
+    assert "matplotlib is not installed; pip install '.[bench]'" in error
 
 
 @pytest.mark.parametrize(
