@@ -10,12 +10,12 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from nemotron_diffusion_plugin.tools.bench.log import reason
 from nemotron_diffusion_plugin.tools.bench.server import is_healthy
 
 FAILED = 1
+_PATIENCE = 5.0  # seconds to read the rest, which a process that the server left behind may hold open
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -25,26 +25,24 @@ def run(command: Sequence[str], environment: Mapping[str, str], url: str, name: 
     It stays in this process group, so that what ends the group ends it; a signal that was sent to this process alone is
     sent on. Until /health of `url` answers, what it prints is kept in a log too, which stays when it failed.
     """
-    handle, path = tempfile.mkstemp(prefix=f"{name}-", suffix=".log")
+    record, path = tempfile.mkstemp(prefix=f"{name}-", suffix=".log")
+    log, is_ready = Path(path), threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets jobs in the background ignore it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
-    log = Path(path)
-    with os.fdopen(handle, "wb") as record:
-        process = subprocess.Popen(
-            command,
-            env={"PYTHONUNBUFFERED": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
-        )
-        assert process.stdout is not None
-        is_ready = threading.Event()
-        copying = threading.Thread(target=_copy, args=(process.stdout, record, is_ready))
-        copying.start()
-        was_ended = _wait(process, url, is_ready)
-        copying.join()
+    process = subprocess.Popen(
+        command,
+        env={"PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
+    )
+    assert process.stdout is not None
+    copying = threading.Thread(target=_copy, args=(process.stdout.fileno(), record, is_ready), daemon=True)
+    copying.start()
+    was_ended = _wait(process, url, is_ready, log)
+    copying.join(_PATIENCE)
     if is_ready.is_set() or was_ended:
-        log.unlink()
+        log.unlink(missing_ok=True)
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
     with log.open(errors="replace") as lines:
         why = reason(lines) or f"it ended with status {process.returncode}"
@@ -52,15 +50,14 @@ def run(command: Sequence[str], environment: Mapping[str, str], url: str, name: 
     return FAILED
 
 
-def _copy(source: IO[bytes], record: IO[bytes], is_ready: threading.Event) -> None:
-    while part := os.read(source.fileno(), 65536):
-        sys.stdout.buffer.write(part)
-        sys.stdout.buffer.flush()
+def _copy(source: int, record: int, is_ready: threading.Event) -> None:
+    while part := os.read(source, 65536):
+        os.write(sys.stdout.fileno(), part)
         if not is_ready.is_set():
-            record.write(part)
+            os.write(record, part)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, is_ready: threading.Event) -> bool:
+def _wait(process: subprocess.Popen[bytes], url: str, is_ready: threading.Event, log: Path) -> bool:
     """Wait until the server ends, send signals on, and see when it is ready; return whether a signal ended it."""
     was_ended = False
     while process.poll() is None:
@@ -71,5 +68,6 @@ def _wait(process: subprocess.Popen[bytes], url: str, is_ready: threading.Event)
                 process.send_signal(received.si_signo)
         elif not is_ready.is_set() and is_healthy(url):
             is_ready.set()
+            log.unlink()
             print(f"ready: {url}", file=sys.stderr, flush=True)
     return was_ended

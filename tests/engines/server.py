@@ -96,10 +96,12 @@ def check_port(text: str) -> int:
     """
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65535):
         raise ValueError(f"PORT: got '{text}', expected 1 to 65535")
-    try:
-        socket.create_server((HOST, int(text))).close()
-    except OSError as error:
-        raise ValueError(f"PORT: {text} cannot be listened on, {error.strerror}; choose another") from error
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the engines do
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError as error:
+            raise ValueError(f"PORT: cannot listen on {text}, {error.strerror}; choose another") from error
     return int(text)
 
 

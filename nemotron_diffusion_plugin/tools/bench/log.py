@@ -22,7 +22,7 @@ def reason(lines: Iterable[str]) -> str:
     """
     raised, refused, inside, is_over = "", "", False, False
     lines = [_BEFORE.sub("", line.rstrip()) for line in lines]
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
         if line.endswith(_TRACEBACK):
             if is_over:
                 break
@@ -33,7 +33,7 @@ def reason(lines: Iterable[str]) -> str:
             is_over = False
         elif not raised and (found := _REFUSED_OPTION.match(line)):
             refused = found["message"]
-    return raised or refused
+    return (raised or refused).rstrip(".")
 
 
 def _words(raised: re.Match[str], following: str) -> str:
