@@ -18,6 +18,8 @@ from nemotron_diffusion_plugin.tools.roofline.points import read_points
 from nemotron_diffusion_plugin.tools.roofline.report import Setting, make_report, report_json
 from nemotron_diffusion_plugin.tools.roofline.table import draw
 
+_WIDE = 1000
+
 
 @dataclass(frozen=True)
 class Options:
@@ -91,8 +93,8 @@ def roofline(options: Options) -> None:
         typer.echo(json.dumps(report_json(report), indent=2))
     else:
         console, tables = Console(), draw(report)
-        # Wider than a narrow terminal where a number would be cut off.
-        console.width = max(console.width, console.measure(tables).minimum)
+        needed = console.measure(tables, options=console.options.update(max_width=_WIDE)).minimum
+        console.width = max(console.width, needed)  # or a number would be cut off
         console.print(tables)
 
 

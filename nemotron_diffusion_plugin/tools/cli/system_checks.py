@@ -27,7 +27,7 @@ def installation() -> list[Row]:
         ("nemotron-diffusion-plugin", True, __version__),
     ]
     for name in _REQUIRED:
-        version = _version(name)
+        version = _version(name) if is_installed(name) else None
         rows.append((name, version is not None, version or missing(name)))
     rows += [(name, True, _version(name) or "not installed") for name in _ENGINES]
     rows += [_entry_point(group, *expected) for group, expected in _ENTRY_POINTS.items()]
@@ -98,7 +98,7 @@ def _entry_point(group: str, name: str, target: str) -> Row:
 
 
 def _gpu() -> Row:
-    if _version("torch") is None:
+    if not is_installed("torch"):
         return "GPU", True, "unknown without torch"
     try:
         import torch

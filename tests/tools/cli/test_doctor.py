@@ -1,6 +1,8 @@
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import types
 
@@ -191,3 +193,37 @@ def test_details_are_shown_as_they_are(run, random_checkpoint, monkeypatch):
     result = run("doctor", random_checkpoint, "--no-engines")
     assert detail in result.output
     assert result.exit_code == 1
+
+
+def test_without_torch_it_says_what_to_install_and_checks_the_rest():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from nemotron_diffusion_plugin.tools.cli import app; app(['doctor', '--no-engines'])"
+    )
+    variables = {**os.environ, "COLUMNS": "400"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables
+    )
+    assert result.returncode == 1
+    assert result.stderr == ""
+    rows = [line.split(maxsplit=2) for line in result.stdout.splitlines() if line.startswith(("ok", "WRONG"))]
+    found = {name: (verdict, detail.strip()) for verdict, name, detail in rows}
+    assert found["torch"] == ("WRONG", extras.missing("torch"))
+    assert found["GPU"] == ("ok", "unknown without torch")
+    assert found["checkpoint"] == ("ok", "not checked, as torch is not installed")
+
+
+def test_a_torch_that_does_not_load_is_a_finding(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert system_checks._gpu() == (
+        "GPU",
+        False,
+        "torch cannot be imported: libcudart.so.13: cannot open shared object file",
+    )

@@ -91,6 +91,14 @@ def test_bad_folders_are_one_line(fails, tmp_path, random_checkpoint):
     )
 
 
+@pytest.mark.parametrize("prompt", ["-", "caf\udce9"])
+def test_a_prompt_that_is_no_text_is_one_line(run, random_checkpoint, prompt):
+    result = run("generate", prompt, "-m", random_checkpoint, *QUICK, input=b"caf\xe9")
+    assert result.exit_code == 2
+    what = "standard input: byte 3 is no UTF-8" if prompt == "-" else "PROMPT: got bytes that are not UTF-8"
+    assert what in result.stderr
+
+
 def test_wrong_mode_lists_the_modes(run):
     result = run("generate", "x", "--mode", "fast")
     assert result.exit_code == 2

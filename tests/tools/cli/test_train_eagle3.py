@@ -34,3 +34,12 @@ def test_bad_input_is_one_line(fails, tmp_path, arguments, message):
 def test_a_folder_in_use_is_left_alone(fails, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists and is not an empty folder" in fails("train-eagle3", tmp_path)
+
+
+def test_a_target_of_too_few_layers_is_refused_before_the_training(
+    fails, tmp_path, random_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(recipe, "train_head", None)
+    message = fails("train-eagle3", tmp_path / "new", "--target", random_checkpoint)
+    assert f"{random_checkpoint}: got a target of 2 layers, expected at least 6" in message
+    assert list(tmp_path.iterdir()) == []
