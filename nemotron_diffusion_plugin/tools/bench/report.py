@@ -39,13 +39,14 @@ def _head(result: Result) -> str:
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     known = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     where = f"{hardware['cores']} {hardware['machine']} cores, {gpus}"
+    memory = "" if setup.url else f" Memory: {hardware['memory_gib']} GiB."
     state = "" if content["finished"] else " **This run is not finished.**"
     lines = [
         f"# {_name(setup.model)} on {setup.engine}, {setup.url or where}",
         f"Model: {setup.model}. "
         + (f"Server: {setup.url}, asked from {where}." if setup.url else "Servers: started by this run."),
-        f"Begun {content['started']}, finished {content['finished'] or _NONE}.{state} Versions: {known}. "
-        f"Memory: {hardware['memory_gib']} GiB.",
+        f"Begun {content['started']}, finished {content['finished'] or _NONE}.{state} Versions: {known}."
+        + memory,
         f"Data: {setup.data}, seed {setup.seed}; greedy, at most {setup.max_tokens} tokens an answer.",
     ]
     if content["checks"]:

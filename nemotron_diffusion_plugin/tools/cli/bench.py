@@ -225,12 +225,12 @@ def _of_server(options: Options, setup: Setup) -> dict[str, Any]:
             f"--model: got '{options.model}', but the server at {served.url} serves '{served.name}'; leave --model "
             "away, it is for --check only"
         )
-    if ServerKind.MODES in kinds and (setup.per_category or setup.check):
-        check_counters(served)
     methods = setup.methods
     if not options.methods:
         methods, left_out = runnable(served, setup.chosen())
         print(f"left out, as they need a server of their own: {', '.join(left_out)}", file=sys.stderr)
+    if ServerKind.MODES in kinds and (setup.per_category or setup.check):
+        check_counters(served)
     return {
         "engine": served.engine,
         "model": served.name,

@@ -117,7 +117,7 @@ def parse_counters(page: str, decoding_mode: str) -> ModeCounters:
     if (_GENERATED, "") not in totals:
         raise ValueError(
             f"the server's /metrics page has no {_GENERATED} of decoding mode '{decoding_mode}': "
-            "it does not serve Nemotron-Labs-Diffusion with this plugin"
+            "it does not serve Nemotron-Labs-Diffusion with this plugin, or speculates in another way"
         )
     forwards = [totals.get((_FORWARDS, kind), 0) for kind in ("draft", "denoise", "verify")]
     return ModeCounters(*forwards, *(totals.get((name, ""), 0) for name in (_GENERATED, _CYCLES, _ACCEPTED)))
