@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from nemotron_diffusion_plugin.tools.cli.demo import QUESTION, Answer, ask_in_every_mode, show
+from nemotron_diffusion_plugin.tools.cli.demo import MOST_TOKENS, QUESTION, Answer, ask_in_every_mode, show
 from nemotron_diffusion_plugin.tools.errors import FAILED, errors_in_one_line
 from tests.engines.recipe import ENGINES
 from tests.engines.server import EngineServer, ServerError, check_model, has_gpu
@@ -98,6 +98,8 @@ def main() -> int:
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--max-tokens", type=int, default=200)
     arguments = parser.parse_args()
+    if not 1 <= arguments.max_tokens <= MOST_TOKENS:
+        parser.error(f"--max-tokens: got {arguments.max_tokens}, expected 1 to {MOST_TOKENS}")
     console = Console()
     with errors_in_one_line():
         check_model(arguments.model)

@@ -1,9 +1,9 @@
 """`nemotron-diffusion bench`: measure the ways to decode against each other."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.bench.data import Source, open_source
 from nemotron_diffusion_plugin.tools.bench.engines import ENGINES, find_engine
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
-from nemotron_diffusion_plugin.tools.bench.given import engine_version, runnable
+from nemotron_diffusion_plugin.tools.bench.given import measured_at
 from nemotron_diffusion_plugin.tools.bench.methods import DEFAULT_METHODS, ServerKind, find_methods
 from nemotron_diffusion_plugin.tools.bench.plots import draw_all
 from nemotron_diffusion_plugin.tools.bench.report import report
@@ -31,7 +31,6 @@ from nemotron_diffusion_plugin.tools.cli.common import (
     takes,
 )
 from nemotron_diffusion_plugin.tools.client.names import check_model
-from nemotron_diffusion_plugin.tools.client.served_model import check_counters, find_model
 from nemotron_diffusion_plugin.tools.errors import INTERRUPTED
 from nemotron_diffusion_plugin.tools.extras import require
 from nemotron_diffusion_plugin.tools.outputs import made
@@ -171,21 +170,23 @@ def bench(options: Options) -> None:
 def _resolve(options: Options) -> tuple[Setup, Source]:
     """Return what is measured and what is asked; raises ValueError for options that cannot be."""
     find_engine(options.engine or ENGINES[0])
-    named, concurrency = (
-        find_methods(_listed(options.methods) or _default_methods(options)),
-        _concurrencies(options),
-    )
+    methods = find_methods(_listed(options.methods) or _default_methods(options))
+    concurrency = _concurrencies(options.concurrency)
     source = open_source(options.data, _listed(options.categories) or None, options.seed)
     resolved = {
         "engine": options.engine or ENGINES[0],
         "model": options.model or str(BUNDLED_CHECKPOINT),
-        "methods": tuple(method.name for method in named),
+        "methods": tuple(method.name for method in methods),
         "categories": source.categories,
         "concurrency": concurrency,
     }
     setup = Setup(**{**shared(options, Setup), **resolved})
     if options.url is not None:
-        setup = replace(setup, **_of_server(options, setup))
+        setup, left_out = measured_at(
+            options.url, setup, options.engine, options.model, bool(options.methods)
+        )
+        if left_out:
+            print(f"left out, as they need a server of their own: {', '.join(left_out)}", file=sys.stderr)
     else:
         check_model("--model", setup.model)
         _check_head(setup)
@@ -204,40 +205,6 @@ def _check_head(setup: Setup) -> None:
 
 def _default_methods(options: Options) -> list[str]:
     return _listed([DEFAULT_METHODS, "eagle3" if options.eagle3 else ""])
-
-
-def _of_server(options: Options, setup: Setup) -> dict[str, Any]:
-    """Return what a running server decides of the setup; raises ValueError for options that contradict it."""
-    kinds = {method.kind for method in setup.chosen()}
-    if options.methods and len(kinds) > 1:
-        names = ", ".join(sorted(kind.value for kind in kinds))
-        raise ValueError(
-            f"--url: one server cannot run {names}; measure them with several runs, or without --url"
-        )
-    served = find_model(str(options.url))
-    if options.engine not in (None, served.engine):
-        raise ValueError(
-            f"--engine: got {options.engine}, but the server at {served.url} is {served.engine}, which reads another "
-            f"field of a request; use --engine {served.engine}"
-        )
-    if options.model not in (None, served.name, served.checkpoint) and not options.check:
-        raise ValueError(
-            f"--model: got '{options.model}', but the server at {served.url} serves '{served.name}'; leave --model "
-            "away, it is for --check only"
-        )
-    methods = setup.methods
-    if not options.methods:
-        methods, left_out = runnable(served, setup.chosen())
-        print(f"left out, as they need a server of their own: {', '.join(left_out)}", file=sys.stderr)
-    if ServerKind.MODES in kinds and (setup.per_category or setup.check):
-        check_counters(served)
-    return {
-        "engine": served.engine,
-        "model": served.name,
-        "methods": methods,
-        "checkpoint": (options.model or served.checkpoint) if options.check else None,
-        "engine_version": engine_version(served.url),
-    }
 
 
 def _measure(result: Result, source: Source, options: Options) -> None:
@@ -284,8 +251,8 @@ def _listed(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
 
 
-def _concurrencies(options: Options) -> tuple[int, ...]:
-    found = numbers("--concurrency", options.concurrency or ["1,4,16"])
+def _concurrencies(texts: list[str] | None) -> tuple[int, ...]:
+    found = numbers("--concurrency", texts or ["1,4,16"])
     if found == (0,):
         return ()
     for number in found:

@@ -22,6 +22,7 @@ from nemotron_diffusion_plugin.tools.cli.common import (
     text_of,
 )
 from nemotron_diffusion_plugin.tools.extras import require
+from nemotron_diffusion_plugin.tools.tokenizer import load_tokenizer, render
 
 if TYPE_CHECKING:
     from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
@@ -178,25 +179,14 @@ def summarize(mode: Mode, result: "Generation", seconds: float) -> str:
 
 def _load(folder: Path, dtype: WeightType) -> tuple["ReferenceDecoder", Any]:
     import torch
-    from transformers import AutoTokenizer
 
-    from nemotron_diffusion_plugin.model.spec import register
     from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 
-    register()
-    decoder = ReferenceDecoder.from_checkpoint(folder, getattr(torch, dtype.value))
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{folder}: no tokenizer.json, expected the checkpoint's tokenizer beside its weights"
-        )
-    return decoder, AutoTokenizer.from_pretrained(folder)
+    return ReferenceDecoder.from_checkpoint(folder, getattr(torch, dtype.value)), load_tokenizer(folder)
 
 
 def _encode(tokenizer: Any, prompt: str, raw: bool, thinking: bool) -> list[int]:
     if not raw:
-        turns = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+        prompt = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=thinking)
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
     return ids

@@ -57,6 +57,19 @@ def test_missing_config(wrong, tmp_path):
     assert "no config.json" in wrong(tmp_path)
 
 
+def test_what_is_no_folder(wrong, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("none", "file"):
+        assert "no such folder, expected one with a checkpoint" in wrong(tmp_path / place)
+
+
+def test_a_config_that_cannot_be_read(wrong, tmp_path):
+    (tmp_path / "config.json").mkdir()
+    line = wrong(tmp_path)
+    assert "config.json: Is a directory" in line
+    assert "[Errno" not in line
+
+
 def test_absurd_config(wrong, folder):
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, "mask_token_id": -1}))

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from rich.console import Console
 
@@ -97,6 +99,28 @@ def test_a_prompt_that_is_no_text_is_one_line(run, random_checkpoint, prompt):
     assert result.exit_code == 2
     what = "standard input: byte 3 is no UTF-8" if prompt == "-" else "PROMPT: got bytes that are not UTF-8"
     assert what in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{", "tokenizer.json: not readable: "),
+        ("tokenizer.json", None, "no tokenizer.json, expected the checkpoint's tokenizer"),
+        ("chat_template.jinja", "{% if %}", "the chat template fails: "),
+        ("chat_template.jinja", "{{ raise_exception('no system message') }}", "fails: no system message"),
+        ("chat_template.jinja", None, "no chat_template.jinja, which chat messages need"),
+    ],
+)
+def test_a_damaged_tokenizer_or_template_is_one_line(
+    fails, tmp_path, random_checkpoint, file, content, message
+):
+    folder = shutil.copytree(random_checkpoint, tmp_path / "damaged")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    assert message in fails("generate", "hello", "-m", folder)
+    if file == "tokenizer.json":
+        assert "tokenizer.json" in fails("train-eagle3", tmp_path / "new", "--target", folder)
 
 
 def test_wrong_mode_lists_the_modes(run):
