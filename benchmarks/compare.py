@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nemotron_diffusion_plugin.tools.bench.result import read
 from nemotron_diffusion_plugin.tools.cli import app
+from nemotron_diffusion_plugin.tools.errors import errors_in_one_line
 from nemotron_diffusion_plugin.tools.training.tasks import CATEGORIES
 from tests.engines.recipe import ENGINES
 from tests.engines.server import CHECKOUT, has_gpu
@@ -65,14 +66,17 @@ def begin_anew(path: Path) -> None:
         path.unlink()
 
 
+@errors_in_one_line()
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--output", type=Path, help="default: docs/benchmarks/ENGINE-DEVICE")
     arguments = parser.parse_args()
-    os.chdir(CHECKOUT)
     gpu = has_gpu()
-    output = arguments.output or Path("docs") / "benchmarks" / f"{arguments.engine}-{'gpu' if gpu else 'cpu'}"
+    output = Path("docs") / "benchmarks" / f"{arguments.engine}-{'gpu' if gpu else 'cpu'}"
+    if arguments.output is not None:
+        output = arguments.output.resolve()
+    os.chdir(CHECKOUT)
     begin_anew(output / "bench.json")
     # The servers' command names no path of this machine: `python` is the one of this environment.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import within
 from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.reference import masks
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import KeyValueCache
 from nemotron_diffusion_plugin.rules.constrain import constrain, likeliest_allowed
+from nemotron_diffusion_plugin.tools.errors import errors_in_one_line
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 
@@ -261,6 +263,7 @@ def compare_grammar(
     return "\n".join(lines)
 
 
+@errors_in_one_line()
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables."""
@@ -268,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED_CHECKPOINT)
-    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--prompts", type=within(int, 1, 10_000), default=40)
     given = parser.parse_args(arguments)
     decoder = ReferenceDecoder.from_checkpoint(given.checkpoint)
     encoder = ChatEncoder(given.checkpoint)

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +22,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
+from benchmarks.arguments import within
 from benchmarks.attention_cases import attention_cases
 from benchmarks.cases import Case
 from benchmarks.low_rank_cases import low_rank_cases
 from benchmarks.row_cases import accept_cases, commit_cases, drawn_pick_cases, pick_cases
 from benchmarks.timing import copy_bandwidth, device, median_seconds
+from nemotron_diffusion_plugin.tools.errors import errors_in_one_line
+from nemotron_diffusion_plugin.tools.outputs import new_file
 
 OPERATORS = {
     "block_attention": attention_cases,
@@ -98,6 +102,7 @@ def machine(bandwidth: float, seed: int) -> str:
     )
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels", description=(__doc__ or "").split(":")[0]
@@ -110,9 +115,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--small", action="store_true", help="tiny shapes; all that runs without a GPU")
     parser.add_argument(
-        "--seconds", type=float, default=0.3, help="device time per measurement (default 0.3)"
+        "--seconds",
+        type=within(float, 0.001, 1e4),
+        default=0.3,
+        help="device time per measurement (default 0.3)",
     )
-    parser.add_argument("--seed", type=int, help="of the random inputs; a fresh one by default")
+    parser.add_argument(
+        "--seed", type=within(int, 0, 2**31 - 1), help="of the random inputs; a fresh one by default"
+    )
     parser.add_argument(
         "--output", type=Path, help="markdown file to write, such as docs/benchmarks/kernels.md"
     )
@@ -124,6 +134,13 @@ def main(arguments: Sequence[str]) -> int:
     if not options.small and not torch.cuda.is_available():
         parser.error("there is no GPU; --small runs the script in Triton's interpreter")
 
+    with ExitStack() as stack:
+        files = [path and stack.enter_context(new_file(path)) for path in (options.output, options.json)]
+        return measure_all(options, *files)
+
+
+def measure_all(options: argparse.Namespace, page: Path | None, results: Path | None) -> int:
+    """Measure what the options say, print the table, and write it where files are given."""
     seed = torch.seed() % 2**31 if options.seed is None else options.seed
     torch.manual_seed(seed)
     bandwidth = copy_bandwidth((1 << 22) if options.small else (1 << 30), options.seconds)
@@ -135,17 +152,15 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{case.operator}: {case.shape}", file=sys.stderr, flush=True)
     text = f"{machine(bandwidth, seed)}\n\n{table(lines, bandwidth)}\n"
     print(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(f"# Kernels\n\n{text}", encoding="utf-8")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        results = {
+    if page is not None:
+        page.write_text(f"# Kernels\n\n{text}", encoding="utf-8")
+    if results is not None:
+        content = {
             "machine": machine(bandwidth, seed),
             "copy_bytes_per_second": bandwidth,
             "lines": [asdict(line) for line in lines],
         }
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(line.is_good for line in lines) else 1
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import several, within
 from nemotron_diffusion_plugin.model.forward_cost import Precision
 from nemotron_diffusion_plugin.model.hardware import find_gpu
 from nemotron_diffusion_plugin.model.lora import CONFIG_FILE
@@ -29,13 +29,15 @@ from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.tools.bench.data import open_source
 from nemotron_diffusion_plugin.tools.bench.engines import ENGINES
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
-from nemotron_diffusion_plugin.tools.bench.methods import ServerKind, find_method
+from nemotron_diffusion_plugin.tools.bench.methods import ServerKind, find_method, find_methods
 from nemotron_diffusion_plugin.tools.bench.report import report, table
 from nemotron_diffusion_plugin.tools.bench.result import Result
 from nemotron_diffusion_plugin.tools.bench.run import Run
 from nemotron_diffusion_plugin.tools.bench.servers import Servers
 from nemotron_diffusion_plugin.tools.bench.setup import Setup
 from nemotron_diffusion_plugin.tools.bench.statistics import Spread
+from nemotron_diffusion_plugin.tools.errors import errors_in_one_line
+from nemotron_diffusion_plugin.tools.outputs import made
 from nemotron_diffusion_plugin.tools.roofline.methods import EAGLE_DRAFT_VOCAB, Assumptions
 from nemotron_diffusion_plugin.tools.roofline.report import Setting
 from nemotron_diffusion_plugin.tools.training.eagle3.checkpoint import config_fields
@@ -165,8 +167,15 @@ def cost_table(result: Result, ceiling: Setting | None, context: int) -> str:
     return table(header, rows)
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
+    with made(chosen.output):
+        return measure(chosen)
+
+
+def measure(chosen: argparse.Namespace) -> int:
+    """Write the checkpoints, measure what the options say, and write and print the page."""
     size = SMALL if chosen.small else chosen.size
     output: Path = chosen.output
     model, head = write_checkpoints(output / "checkpoint", size)
@@ -175,7 +184,7 @@ def main(arguments: Sequence[str]) -> int:
     setup = Setup(
         engine=chosen.engine,
         model=str(model),
-        methods=tuple(chosen.methods.split(",")),
+        methods=tuple(method.name for method in find_methods(chosen.methods.split(","))),
         categories=("all",),
         launcher=chosen.launcher,
         server_options=chosen.server_options,
@@ -184,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
         data=str(prompts),
         per_category=4,
         max_tokens=chosen.max_tokens,
-        concurrency=tuple(int(text) for text in chosen.concurrency.split(",")),
+        concurrency=chosen.concurrency,
         requests=chosen.requests,
         repeats=chosen.repeats,
         synthetic={
@@ -210,14 +219,13 @@ def main(arguments: Sequence[str]) -> int:
             compute_efficiency=1.0,
         )
     result = Result.open(output / "bench.json", setup)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with Servers(setup, result, output, timeout=chosen.start_timeout) as servers:
             source = open_source(setup.data, None, setup.seed)
             Run(result, source, servers, 600.0, lambda cell: print(cell, flush=True))()
     except BenchError as error:
-        print(f"{error.log_tail}\nerror: {error}", file=sys.stderr)
-        return 1
+        print(error.log_tail.rstrip(), file=sys.stderr)
+        raise
     costs_page = cost_table(result, ceiling, chosen.context)
     (output / "report.md").write_text(f"{report(result)}\n## Costs\n\n{costs_page}\n")
     print(costs_page)
@@ -230,17 +238,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=tuple(PUBLISHED), default="8B")
     parser.add_argument("--small", action="store_true", help="a tiny shape instead, to try the script")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--concurrency", default="1,2,4,8,16,32,64")
-    parser.add_argument("--context", type=int, default=128, help="tokens of a prompt, about")
-    parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--requests", type=int, default=4, help="of a timed run, at least the concurrency")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--eagle3-drafts", type=int, default=3)
+    parser.add_argument("--concurrency", type=several(within(int, 1, 4096)), default=(1, 2, 4, 8, 16, 32, 64))
+    parser.add_argument(
+        "--context", type=within(int, 1, 10**6), default=128, help="tokens of a prompt, about"
+    )
+    parser.add_argument("--max-tokens", type=within(int, 1, 10**6), default=256)
+    parser.add_argument(
+        "--requests", type=within(int, 1, 10**6), default=4, help="of a timed run, at least the concurrency"
+    )
+    parser.add_argument("--repeats", type=within(int, 1, 1000), default=5)
+    parser.add_argument("--eagle3-drafts", type=within(int, 1, 4096), default=3)
     parser.add_argument("--gpu", help="a100, h100, h200 or b200: adds the share of the ceiling")
     parser.add_argument("--launcher", help="the command that starts a server, up to the model's name")
     parser.add_argument("--server-options", default="")
     parser.add_argument("--together", action="store_true", help="keep all servers running at once")
-    parser.add_argument("--start-timeout", type=float, default=1800.0)
+    parser.add_argument("--start-timeout", type=within(float, 1.0, 1e6), default=1800.0)
     parser.add_argument("--output", type=Path, required=True)
     return parser
 

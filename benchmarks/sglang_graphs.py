@@ -27,8 +27,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import within
 from nemotron_diffusion_plugin.options import DecodingOptions
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
+from nemotron_diffusion_plugin.tools.errors import errors_in_one_line
+from nemotron_diffusion_plugin.tools.outputs import made
 from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 from tests.engines.sglang.launch import Server, ServerError, has_gpu
 
@@ -235,23 +238,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--attention-backend", default="triton", help="on a GPU (default: triton, takes float32)"
     )
-    parser.add_argument("--tokens", type=int, default=100, help="tokens of each answer")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a server may take to start")
+    parser.add_argument("--tokens", type=within(int, 1, 900), default=100, help="tokens of each answer")
+    parser.add_argument(
+        "--timeout", type=within(float, 1.0, 1e6), default=600.0, help="seconds a server may take to start"
+    )
     parser.add_argument("server_options", nargs="*", help="options of SGLang's server, after --")
     chosen = parser.parse_args(arguments)
     if chosen.device == "cuda" and not has_gpu():
         parser.error("--device cuda: the NVIDIA driver lists no card here; use --device cpu")
     if chosen.device == "cpu" and has_gpu():
         parser.error("--device cpu: the launcher takes the card that the driver lists; use --device cuda")
-    if chosen.tokens < 1:
-        parser.error(f"--tokens: got {chosen.tokens}, expected at least 1")
     chosen.dtype = chosen.dtype or (["float32", "bfloat16"] if chosen.device == "cuda" else ["float32"])
     return chosen
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    with made(chosen.out):
+        return run_all(chosen)
+
+
+def run_all(chosen: argparse.Namespace) -> int:
+    """Run the servers, print the table and write the results."""
     lines: list[Line] = []
     try:
         for dtype in chosen.dtype:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from nemotron_diffusion_plugin.tools.cli.demo import QUESTION, ask_in_every_mode, show
+from nemotron_diffusion_plugin.tools.cli.demo import MOST_TOKENS, QUESTION, Answer, ask_in_every_mode, show
+from nemotron_diffusion_plugin.tools.errors import FAILED, errors_in_one_line
 from tests.engines.recipe import ENGINES
 from tests.engines.server import EngineServer, ServerError, check_model, has_gpu
 
@@ -41,7 +43,7 @@ WORDS = {
 }
 NEXT = """\
 [b]Serve the real model on a GPU[/]
-  pip install 'nemotron-diffusion-plugin\\[{words.extra}]'
+  pip install '.\\[{words.extra}]'
   {words.command} nvidia/Nemotron-Labs-Diffusion-8B
 [b]Choose per request[/], with the OpenAI client
   extra_body={{"{words.request_field}": {{"decoding_mode": "ar" | "diffusion" | "self_speculation"}}}}
@@ -56,6 +58,39 @@ def server_class(engine: str) -> type[EngineServer]:
     return found
 
 
+@contextmanager
+def log_of_a_failure() -> Iterator[Path]:
+    """Yield a log of its own for a server; it stays when something fails."""
+    handle, name = tempfile.mkstemp(prefix="nemotron-diffusion-demo-", suffix=".log")
+    os.close(handle)
+    try:
+        yield Path(name)
+    except Exception:
+        raise
+    except BaseException:
+        Path(name).unlink()
+        raise
+    Path(name).unlink()
+
+
+def serve_and_ask(arguments: argparse.Namespace, console: Console) -> list[Answer]:
+    """Return the answers of a server that lives as long as this takes."""
+    device = "GPU" if has_gpu() else "CPU"
+    command = f"{WORDS[arguments.engine].command} {arguments.model}"
+    with log_of_a_failure() as log, console.status("") as status:
+        console.print(f"Starting [b]{escape(command)}[/] on the {device}; log: {log}")
+        server = server_class(arguments.engine)(
+            arguments.model,
+            *(() if has_gpu() else WORDS[arguments.engine].cpu_options),
+            log=log,
+            on_wait=lambda seconds, line: status.update(f"{seconds:3.0f} s  [dim]{escape(line[:90])}[/]"),
+        )
+        with server:
+            console.print(f"Ready after {server.seconds_to_ready:.0f} s at {server.url}")
+            status.update("asking in all three modes")
+            return ask_in_every_mode(server.url, arguments.question, arguments.max_tokens)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
@@ -63,42 +98,18 @@ def main() -> int:
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--max-tokens", type=int, default=200)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console, words = Console(), WORDS[arguments.engine]
-    try:
+    if not 1 <= arguments.max_tokens <= MOST_TOKENS:
+        parser.error(f"--max-tokens: got {arguments.max_tokens}, expected 1 to {MOST_TOKENS}")
+    console = Console()
+    with errors_in_one_line():
         check_model(arguments.model)
-    except FileNotFoundError as error:
-        console.print(escape(str(error)))
-        return 2
-    log = Path(tempfile.gettempdir()) / f"nemotron-diffusion-demo-{arguments.engine}.log"
-    device = "GPU" if has_gpu() else "CPU"
-    try:
-        with console.status("") as status:
-            console.print(
-                f"Starting [b]{words.command} {escape(str(arguments.model))}[/] on the {device}; log: {log}"
-            )
-            server = server_class(arguments.engine)(
-                arguments.model,
-                *(() if has_gpu() else words.cpu_options),
-                log=log,
-                on_wait=lambda seconds, line: status.update(f"{seconds:3.0f} s  [dim]{escape(line[:90])}[/]"),
-            )
-            with server:
-                console.print(f"Ready after {server.seconds_to_ready:.0f} s at {server.url}")
-                status.update("asking in all three modes")
-                try:
-                    answers = ask_in_every_mode(server.url, arguments.question, arguments.max_tokens)
-                except Exception:
-                    console.print(f"[dim]{escape(server.log_tail())}[/]")
-                    raise
-    except KeyboardInterrupt:
-        console.print("Stopped.")
-        return 130
-    except ServerError as error:
-        console.print(f"[red]The server did not start:[/] {escape(str(error))}")
-        return 1
+        try:
+            answers = serve_and_ask(arguments, console)
+        except ServerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
     show(console, arguments.question, answers)
-    console.print(NEXT.format(words=words, engine=arguments.engine))
+    console.print(NEXT.format(words=WORDS[arguments.engine], engine=arguments.engine))
     return 0
 
 

@@ -66,8 +66,14 @@ def main() -> int:
     try:
         python = install(load_recipe(arguments.engine), arguments.device or detect_device())
     except SetupError as error:
-        print(f"setup: {error}", file=sys.stderr)
+        say(str(error))
         return 1
+    except OSError as error:
+        say(f"{error.filename}: {error.strerror}; XDG_CACHE_HOME names the folder of the environments")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; the next run begins this environment anew")
+        return 130
     print(python)
     return 0
 
@@ -80,10 +86,11 @@ def install(recipe: Recipe, device: str) -> Path:
         if not (engine / COMPLETE).exists():
             build_engine(engine, python, recipe, device)
     checkout = checkout_environment(recipe, device)
-    state = checkout_state(engine)
+    folders = recipe.import_folders(device)
+    state = checkout_state(engine, folders)
     with lock(checkout):
         if read(checkout / COMPLETE) != state:
-            build_checkout(checkout, engine, state)
+            build_checkout(checkout, engine, state, folders)
     return checkout / "bin" / "python"
 
 
@@ -149,20 +156,31 @@ def checkout_hash() -> str:
     return hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:12]
 
 
-def checkout_state(engine: Path) -> str:
+def checkout_state(engine: Path, folders: Sequence[Path]) -> str:
     """Return what the checkout environment was made from; it is made anew when this changes."""
-    content = hashlib.sha256(str(engine).encode())
+    content = hashlib.sha256("\n".join(map(str, (engine, *folders))).encode())
     for file in ("pyproject.toml", "nemotron_diffusion_plugin/__init__.py"):
         content.update((CHECKOUT / file).read_bytes())
     return content.hexdigest()
 
 
 def build_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None:
-    """Build the engine environment from nothing and mark it complete."""
+    """Build the engine environment from nothing and mark it complete; one that is not finished is removed."""
     start = time.monotonic()
     say(f"setting up {recipe.title} for the {device.upper()} in {engine} (once; about 3 GB, some minutes)")
     recipe.check_machine(device)
     shutil.rmtree(engine, ignore_errors=True)
+    try:
+        fill_engine(engine, python, recipe, device)
+    except BaseException:
+        shutil.rmtree(engine, ignore_errors=True)
+        raise
+    (engine / COMPLETE).write_text(f"{time.time():.0f}\n")
+    say(f"{recipe.title} is ready after {time.monotonic() - start:.0f} s")
+
+
+def fill_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None:
+    """Make the engine environment and install everything in it."""
     log = Path(f"{engine}.log")
     log.write_text("")
     run(python, "-m", "venv", engine, log=log)
@@ -176,8 +194,6 @@ def build_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None
     else:
         run(*pip, "--requirement", recipe.requirements(device), log=log)
     run(*pip, "--no-deps", "--requirement", TOOLS, log=log)
-    (engine / COMPLETE).write_text(f"{time.time():.0f}\n")
-    say(f"{recipe.title} is ready after {time.monotonic() - start:.0f} s")
 
 
 def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
@@ -192,8 +208,8 @@ def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
     run(python, "-c", "import torch", log=log)
 
 
-def build_checkout(environment: Path, engine: Path, state: str) -> None:
-    """Layer an environment over `engine` and install this checkout into it, editable.
+def build_checkout(environment: Path, engine: Path, state: str, folders: Sequence[Path]) -> None:
+    """Layer an environment over `engine` and install this checkout into it, editable; it imports from `folders` too.
 
     An environment over the same engine is kept and only brought up to date: a server may be running in it.
     """
@@ -205,10 +221,11 @@ def build_checkout(environment: Path, engine: Path, state: str) -> None:
     if read(base) != str(engine):
         shutil.rmtree(environment, ignore_errors=True)
         run(engine_python, "-m", "venv", "--without-pip", environment, log=log)
-        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
-        (packages / "engine.pth").write_text(f"import site; site.addsitedir({engine_packages!r})\n")
         base.write_text(str(engine))
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
+    lines = [f"import site; site.addsitedir({engine_packages!r})", *map(str, folders)]
+    (packages / "engine.pth").write_text("".join(f"{line}\n" for line in lines))
     pip = (
         engine_python,
         "-m",

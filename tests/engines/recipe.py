@@ -24,7 +24,8 @@ class Recipe:
     """How to install one engine.
 
     `revision` counts changes of the installer that make existing environments wrong. `write_wheels` makes
-    wheels in a folder, which are installed after the requirements for a CPU.
+    wheels in a folder, which are installed after the requirements for a CPU. `cpu_folder`, beside the requirements, is
+    what the engine cannot be imported without on a CPU: plain Python of the environment finds it.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class Recipe:
     cpu_pythons: Sequence[str]
     gpu_pythons: Sequence[str]
     write_wheels: Callable[[Path], Sequence[Path]] = _no_wheels
+    cpu_folder: str | None = None
 
     def pythons(self, device: str) -> Sequence[str]:
         """Return the versions of Python that will do on "cpu" or "gpu", the best one first."""
@@ -41,6 +43,12 @@ class Recipe:
     def requirements(self, device: str) -> Path:
         """Return the requirements file for "cpu" or "gpu"."""
         return Path(__file__).resolve().parent / self.engine / f"requirements-{device}.txt"
+
+    def import_folders(self, device: str) -> Sequence[Path]:
+        """Return the folders, beside the packages, in which Python finds what it imports on "cpu" or "gpu"."""
+        if device != "cpu" or self.cpu_folder is None:
+            return ()
+        return (self.requirements(device).parent / self.cpu_folder,)
 
     def check_machine(self, device: str) -> None:
         """Refuse a machine for which the pinned packages do not exist.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -20,7 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tests.engines import starts
+from nemotron_diffusion_plugin.tools.bench.log import reason
+from nemotron_diffusion_plugin.tools.client import names
+from tests.engines import foreground, starts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,7 +36,10 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 class ServerError(RuntimeError):
-    """The server stopped or did not become ready; the message ends with the tail of its log."""
+    """The server stopped or did not become ready.
+
+    The message holds the tail of its log; its last line says why, as far as the log does, and names the whole log.
+    """
 
 
 def has_gpu() -> bool:
@@ -48,7 +55,7 @@ def with_defaults(
 ) -> dict[str, str]:
     """Return `base` (default: this process's variables) with `defaults` where it has none.
 
-    This checkout and `folders` come first in its PYTHONPATH.
+    This checkout and `folders` come first in its PYTHONPATH, this environment's programs in its PATH.
     """
     variables = dict(os.environ if base is None else base)
     for name, value in defaults.items():
@@ -56,19 +63,46 @@ def with_defaults(
     inherited = variables.get("PYTHONPATH")
     roots = [*map(str, (*IMPORT_ROOTS, *folders)), *([inherited] if inherited else [])]
     variables["PYTHONPATH"] = os.pathsep.join(roots)
+    programs = str(Path(sys.executable).parent)  # as where the environment is activated
+    variables["PATH"] = os.pathsep.join([programs, variables.get("PATH", os.defpath)])
     return variables
 
 
 def check_model(model: str | Path) -> None:
-    """Refuse a path that leads nowhere, which an engine would look for on a hub and report a minute later.
+    """Refuse a folder that no engine can serve, which it would report a minute later.
 
     Raises:
-        FileNotFoundError: `model` is neither a folder nor of the form owner/name.
+        ValueError: `model` is neither a folder with a config.json nor of the form owner/name.
     """
-    if not (str(model) and Path(model).is_dir()) and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)):
-        raise FileNotFoundError(
-            f"MODEL={model}: no such folder, and not the name of a hub model (owner/name)"
+    names.check_model("MODEL", str(model))
+    config = Path(model) / "config.json"
+    if not Path(model).is_dir():
+        return
+    try:
+        is_good = isinstance(json.loads(config.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        is_good = False
+    if not is_good:
+        raise ValueError(
+            f"MODEL: got '{model}', expected a checkpoint folder; its config.json is missing or no JSON"
         )
+
+
+def check_port(text: str) -> int:
+    """Return a port on which a server can listen.
+
+    Raises:
+        ValueError: it is no port, or somebody listens there.
+    """
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65535):
+        raise ValueError(f"PORT: got '{text}', expected 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the engines do
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError as error:
+            raise ValueError(f"PORT: cannot listen on {text}, {error.strerror}; choose another") from error
+    return int(text)
 
 
 def free_port() -> int:
@@ -186,15 +220,19 @@ class EngineServer(ABC):
         while not self.healthy():
             elapsed = time.monotonic() - start
             if not self.is_running():
-                raise ServerError(
-                    f"the server stopped after {elapsed:.0f} s. End of {self.log}:\n{self.log_tail()}"
-                )
+                raise self._failed(f"the server stopped after {elapsed:.0f} s")
             if elapsed > self.timeout:
-                raise ServerError(f"not ready after {elapsed:.0f} s. End of {self.log}:\n{self.log_tail()}")
+                raise self._failed(f"not ready after {elapsed:.0f} s")
             if self.on_wait is not None:
                 self.on_wait(elapsed, self.log_tail(1).strip())
             time.sleep(0.2)
         self.seconds_to_ready = time.monotonic() - start
+
+    def _failed(self, what: str) -> ServerError:
+        with self.log.open(errors="replace") as lines:
+            why = reason(lines)
+        last = f"{what}{': ' * bool(why)}{why}; the whole log is {self.log}"
+        return ServerError(f"End of the server's log:\n{self.log_tail()}\n{last}")
 
 
 def launch(
@@ -205,27 +243,33 @@ def launch(
 ) -> int:
     """Become what `arguments` say: `serve MODEL [--port N] [options]` or `run COMMAND…`.
 
-    `environment(offline)` is the engine's. Returns only when the arguments are wrong.
+    `environment(offline)` is the engine's. Returns the exit status of the server, or 2 for wrong arguments.
     """
-    offline = True
     if len(arguments) >= 2 and arguments[0] == "serve":
         model, *options = arguments[1:]
         try:
             check_model(model)
-        except FileNotFoundError as error:
-            print(error, file=sys.stderr)
+            port, options = _take_port(options)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
             return 2
-        offline = Path(model).is_dir()
-        port = 8000
-        if "--port" in options:
-            position = options.index("--port")
-            port = int(options[position + 1])
-            del options[position : position + 2]
         starts.add(f"server of {Path(model).name}")
         command = serve_command(model, port, options)
-    elif len(arguments) >= 2 and arguments[0] == "run":
-        command = list(arguments[1:])
-    else:
-        print(usage, file=sys.stderr)
-        return 2
-    os.execvpe(command[0], command, environment(offline))
+        variables = environment(Path(model).is_dir())
+        return foreground.run(command, variables, f"http://{HOST}:{port}", "nemotron-diffusion-serve")
+    if len(arguments) >= 2 and arguments[0] == "run":
+        command, variables = list(arguments[1:]), environment(True)
+        if shutil.which(command[0], path=variables["PATH"]) is None:
+            print(f"error: run: no program '{command[0]}'", file=sys.stderr)
+            return 127
+        os.execvpe(command[0], command, variables)
+    print(usage, file=sys.stderr)
+    return 2
+
+
+def _take_port(options: Sequence[str]) -> tuple[int, list[str]]:
+    """Return the port that the options of a server name, 8000 without one, and the other options."""
+    parser = argparse.ArgumentParser(prog="serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--port", default="8000")
+    known, others = parser.parse_known_args(options)
+    return check_port(known.port), others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         folder.mkdir(parents=True)
         (folder / install.COMPLETE).touch()
 
-    def checkout(folder: Path, engine: Path, state: str) -> None:
+    def checkout(folder: Path, engine: Path, state: str, folders: Sequence[Path]) -> None:
         done.append("checkout")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / install.COMPLETE).write_text(state)
@@ -72,7 +73,7 @@ def test_only_this_checkout_is_installed_anew_when_its_packaging_changes(
     builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install.install(VLLM, "cpu")
-    monkeypatch.setattr(install, "checkout_state", lambda engine: "changed")
+    monkeypatch.setattr(install, "checkout_state", lambda *_: "changed")
     install.install(VLLM, "cpu")
     assert builds == ["engine", "checkout", "checkout"]
 

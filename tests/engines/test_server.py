@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import starts
-from tests.engines.server import EngineServer, ServerError
+from tests.engines.server import HOST, EngineServer, ServerError, check_model, check_port
 
 ANSWERING = """
 import http.server, subprocess, sys
@@ -76,6 +77,46 @@ def test_a_server_that_dies_is_reported_with_its_log(tmp_path: Path) -> None:
     server.program = "raise SystemExit('no such model')"
     with pytest.raises(ServerError, match="no such model"), server:
         pass
+
+
+def test_the_last_line_of_the_report_says_why_and_names_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = StandIn("model", log=log)
+    server.program = "import atexit; atexit.register(print, 'noise'); raise ValueError('no such model')"
+    with pytest.raises(ServerError) as caught, server:
+        pass
+    last = str(caught.value).splitlines()[-1]
+    assert last.startswith("the server stopped after ")
+    assert last.endswith(f" s: ValueError: no such model; the whole log is {log}")
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "a/b/c", ""])
+def test_a_path_that_leads_nowhere_is_refused_at_once(model: str) -> None:
+    with pytest.raises(ValueError, match=f"MODEL: got '{model}', no such folder"):
+        check_model(model)
+
+
+def test_a_folder_without_a_config_is_refused_at_once(tmp_path: Path) -> None:
+    for content in (None, "", "[]", "{"):
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config\.json is missing or no JSON"):
+            check_model(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    check_model(tmp_path)
+
+
+def test_a_port_that_cannot_be_is_refused_at_once() -> None:
+    for port in ("many", "", "0", "-1", "65536", "9" * 30, "1.5"):
+        with pytest.raises(ValueError, match=f"PORT: got '{port}', expected 1 to 65535"):
+            check_port(port)
+    with socket.create_server((HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(
+            ValueError, match=f"PORT: cannot listen on {port}, Address already in use; choose another"
+        ):
+            check_port(port)
+    assert check_port(port) == int(port)
 
 
 def test_a_server_that_never_answers_is_stopped(tmp_path: Path) -> None:

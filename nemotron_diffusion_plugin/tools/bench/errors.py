@@ -1,7 +1,9 @@
 """What can go wrong once a run has begun."""
 
+from nemotron_diffusion_plugin.tools.errors import Failure
 
-class BenchError(RuntimeError):
+
+class BenchError(Failure):
     """The run cannot go on, though nothing was wrong with its options; what is finished is kept.
 
     `log_tail` holds the last lines of the server's log, where there is one.

@@ -10,6 +10,7 @@ from nemotron_diffusion_plugin.tools.bench.client import Reply
 from nemotron_diffusion_plugin.tools.bench.counts import Counts
 from nemotron_diffusion_plugin.tools.bench.data import Prompt
 from nemotron_diffusion_plugin.tools.bench.methods import Method
+from nemotron_diffusion_plugin.tools.tokenizer import load_tokenizer, render
 
 
 class Reference:
@@ -20,14 +21,10 @@ class Reference:
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         """Raises ValueError where `folder` is no checkpoint folder."""
-        from transformers import PreTrainedTokenizerFast
-
         from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 
-        if not folder.is_dir():
-            raise ValueError(f"--check: needs a checkpoint folder, {folder} is none")
         self.decoder = ReferenceDecoder.from_checkpoint(folder)
-        self.tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        self.tokenizer: Any = load_tokenizer(folder)
         self.max_tokens = max_tokens
 
     def differences(
@@ -41,9 +38,7 @@ class Reference:
         expected = Counts(forwards={"prefill": len(prompts), "draft": 0, "denoise": 0, "verify": 0})
         found: list[str] = []
         for number, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-            ids = self.tokenizer.apply_chat_template(
-                list(prompt.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            ids = self.tokenizer.encode(render(self.tokenizer, prompt.messages), add_special_tokens=False)
             answer = self.decoder.generate(ids, self.max_tokens, options)
             text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
             if (reply.text, reply.tokens) != (text, len(answer.token_ids)):

@@ -10,7 +10,7 @@ from nemotron_diffusion_plugin.tools.bench.methods import Method
 from nemotron_diffusion_plugin.tools.bench.report import methods_of
 from nemotron_diffusion_plugin.tools.bench.result import Result
 from nemotron_diffusion_plugin.tools.bench.statistics import PERCENTILES, Spread, percentile
-from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
+from nemotron_diffusion_plugin.tools.extras import require
 
 _SIZE = (7.0, 4.2)
 
@@ -22,7 +22,7 @@ def draw_all(result: Result, folder: Path) -> list[str]:
         ValueError: matplotlib is missing.
         OSError: a file cannot be written.
     """
-    require_matplotlib("plots")
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     drawn = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nemotron_diffusion_plugin.tools.bench.methods import Method, find_method
@@ -37,11 +38,15 @@ def _head(result: Result) -> str:
     hardware = content["hardware"]
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     known = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    where = f"{hardware['cores']} {hardware['machine']} cores, {gpus}"
+    memory = "" if setup.url else f" Memory: {hardware['memory_gib']} GiB."
     state = "" if content["finished"] else " **This run is not finished.**"
     lines = [
-        f"# {setup.engine} on {hardware['cores']} {hardware['machine']} cores, {gpus}",
-        f"Begun {content['started']}, finished {content['finished'] or _NONE}.{state} Versions: {known}. "
-        f"Memory: {hardware['memory_gib']} GiB.",
+        f"# {_name(setup.model)} on {setup.engine}, {setup.url or where}",
+        f"Model: {setup.model}. "
+        + (f"Server: {setup.url}, asked from {where}." if setup.url else "Servers: started by this run."),
+        f"Begun {content['started']}, finished {content['finished'] or _NONE}.{state} Versions: {known}."
+        + memory,
         f"Data: {setup.data}, seed {setup.seed}; greedy, at most {setup.max_tokens} tokens an answer.",
     ]
     if content["checks"]:
@@ -58,6 +63,11 @@ def _head(result: Result) -> str:
     if commands:
         lines += ["The servers:", "```\n" + "\n".join(commands) + "\n```"]
     return "\n\n".join(lines)
+
+
+def _name(model: str) -> str:
+    """Return the name on a hub, or the last part of a folder's."""
+    return Path(model).name if Path(model).is_absolute() or model.count("/") > 1 else model
 
 
 def _counts(result: Result) -> list[str]:

@@ -19,6 +19,7 @@ from nemotron_diffusion_plugin.tools.bench.setup import Setup
 
 SCHEMA = "nemotron-diffusion/bench/1"
 _OTHER = {"setup": "another setup", "versions": "other versions", "hardware": "other hardware"}
+_ASKING = ("python", "nemotron-diffusion-plugin", "httpx")
 _PACKAGES = ("nemotron-diffusion-plugin", "vllm", "sglang", "torch", "transformers", "triton", "httpx")
 
 
@@ -57,7 +58,7 @@ class Result:
             "setup": setup.to_json(),
             "started": _now(),
             "finished": None,
-            "versions": versions(),
+            "versions": versions() if setup.url is None else versions_around(setup),
             "hardware": hardware(),
             "servers": {},
             "counts": {},
@@ -126,9 +127,8 @@ class Result:
         self.save()
 
     def add_server(self, kind: str, command: list[str], seconds_to_ready: float) -> None:
-        """Keep how a server was started."""
+        """Note how a server was started; kept with the first cell that it measures."""
         self.content["servers"][kind] = {"command": command, "seconds_to_ready": round(seconds_to_ready, 1)}
-        self.save()
 
     def finish(self) -> None:
         """Note that everything is measured."""
@@ -167,6 +167,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def versions_around(setup: Setup) -> dict[str, str]:
+    """Return the versions of what asks a running server, and of its engine, which may be on another machine."""
+    ours = {name: version for name, version in versions().items() if name in _ASKING}
+    return ours | ({setup.engine: setup.engine_version} if setup.engine_version else {})
 
 
 def hardware() -> dict[str, Any]:

@@ -87,7 +87,9 @@ class Run:
         prompts = self.source.mixed(self._places["check"], self.setup.check)
         replies, counts = self._counted(method, prompts)
         if self._reference is None:
-            self._reference = Reference(Path(self.setup.model), self.setup.max_tokens)
+            self._reference = Reference(
+                Path(self.setup.checkpoint or self.setup.model), self.setup.max_tokens
+            )
         differences = self._reference.differences(method, prompts, replies, counts)
         if differences:
             raise BenchError(

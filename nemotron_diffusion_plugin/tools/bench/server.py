@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
+from nemotron_diffusion_plugin.tools.bench.log import reason
 
 HOST = "127.0.0.1"
 _TAIL_LINES = 30
@@ -72,6 +72,9 @@ class Server:
             ValueError: there is no such program.
             BenchError: it ended, or did not answer in time.
         """
+        program = self.command[0]
+        if shutil.which(program) is None:
+            raise ValueError(f"cannot start the server: no program '{program}'; name another with --launcher")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(prefix="nemotron-diffusion-bench-")
         try:
@@ -86,11 +89,6 @@ class Server:
                     preexec_fn=_heed_interrupts,
                 )
             self._wait()
-        except FileNotFoundError as error:
-            self.stop()
-            raise ValueError(
-                f"cannot start the server: no program '{self.command[0]}'; name another with --launcher"
-            ) from error
         except BaseException:
             self.stop()
             raise
@@ -137,19 +135,18 @@ class Server:
         while not is_healthy(self.url):
             elapsed = time.monotonic() - start
             if not self.is_running:
-                raise BenchError(
-                    f"the server ended after {elapsed:.0f} s, before it was ready: {shlex.join(self.command)}",
-                    self.log_tail(),
-                )
+                raise self._failed(f"the server ended after {elapsed:.0f} s, before it was ready")
             if elapsed > self.timeout:
-                raise BenchError(
-                    f"the server was not ready after {elapsed:.0f} s (--start-timeout); its log is {self.log}",
-                    self.log_tail(),
-                )
+                raise self._failed(f"the server was not ready after {elapsed:.0f} s (--start-timeout)")
             if self.on_wait is not None:
                 self.on_wait(elapsed, self.log_tail().rstrip().rpartition("\n")[2])
             time.sleep(0.2)
         self.seconds_to_ready = time.monotonic() - start
+
+    def _failed(self, what: str) -> BenchError:
+        with self.log.open(errors="replace") as lines:
+            why = reason(lines)
+        return BenchError(f"{what}{': ' * bool(why)}{why}; its log is {self.log}", self.log_tail())
 
 
 def _heed_interrupts() -> None:

@@ -7,14 +7,26 @@ from typing import Any
 
 from nemotron_diffusion_plugin.tools.bench.methods import Method, find_methods
 
+_BOUNDS = {
+    "eagle3_drafts": (1, 4096),
+    "ngram_drafts": (1, 4096),
+    "per_category": (0, 10_000),
+    "max_tokens": (1, 10**6),
+    "requests": (1, 10**6),
+    "repeats": (1, 1000),
+    "check": (0, 10_000),
+}
+
 
 @dataclass(frozen=True)
 class Setup:
     """One run.
 
     Attributes:
-        model: checkpoint folder or hub name that the servers serve.
+        model: checkpoint folder or hub name that the servers serve, or the name of what a running one serves.
         url: a running server, instead of servers that the run starts.
+        checkpoint: the folder to compare a running server with, by `check`.
+        engine_version: of a running server, where it says so.
         launcher: the command before the model's name; None for the engine's own.
         server_options: further options of every server.
         eagle3, eagle3_drafts: the folder of the Eagle3 head, and the drafts of its chain.
@@ -50,20 +62,14 @@ class Setup:
     check: int = 0
     synthetic: dict[str, float] = field(default_factory=dict)
     ignore_eos: bool = False
+    checkpoint: str | None = None
+    engine_version: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("eagle3_drafts", 1),
-            ("ngram_drafts", 1),
-            ("per_category", 0),
-            ("max_tokens", 1),
-            ("requests", 1),
-            ("repeats", 1),
-            ("check", 0),
-        ):
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
+            if not least <= value <= most:
+                raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected {least} to {most}")
 
     def chosen(self) -> list[Method]:
         """The methods, in the order given."""

@@ -1,10 +1,9 @@
 """`nemotron-diffusion bench`: measure the ways to decode against each other."""
 
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,8 +11,9 @@ from rich.markup import escape
 
 from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.tools.bench.data import Source, open_source
-from nemotron_diffusion_plugin.tools.bench.engines import find_engine
+from nemotron_diffusion_plugin.tools.bench.engines import ENGINES, find_engine
 from nemotron_diffusion_plugin.tools.bench.errors import BenchError
+from nemotron_diffusion_plugin.tools.bench.given import measured_at
 from nemotron_diffusion_plugin.tools.bench.methods import DEFAULT_METHODS, ServerKind, find_methods
 from nemotron_diffusion_plugin.tools.bench.plots import draw_all
 from nemotron_diffusion_plugin.tools.bench.report import report
@@ -21,10 +21,21 @@ from nemotron_diffusion_plugin.tools.bench.result import Result
 from nemotron_diffusion_plugin.tools.bench.run import Run
 from nemotron_diffusion_plugin.tools.bench.servers import Servers
 from nemotron_diffusion_plugin.tools.bench.setup import Setup
-from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line, numbers, shared, takes
-from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
+from nemotron_diffusion_plugin.tools.cli.common import (
+    SEEDS,
+    bounded,
+    check_checkpoint,
+    numbers,
+    server_option,
+    shared,
+    takes,
+)
+from nemotron_diffusion_plugin.tools.client.names import check_model
+from nemotron_diffusion_plugin.tools.errors import INTERRUPTED
+from nemotron_diffusion_plugin.tools.extras import require
+from nemotron_diffusion_plugin.tools.outputs import made
 
-DIED, INTERRUPTED = 1, 130
+_SECONDS = (1, 1e6)
 _MOST_CONCURRENCY = 4096
 
 
@@ -32,16 +43,24 @@ _MOST_CONCURRENCY = 4096
 class Options:
     """What the command line says; `Setup` is what becomes of it."""
 
-    engine: Annotated[str, typer.Option(help="vllm or sglang.")] = "vllm"
-    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint folder or hub name to serve.")] = (
-        str(BUNDLED_CHECKPOINT)
-    )
+    engine: Annotated[
+        str | None, typer.Option(help="vllm or sglang. [default: vllm, or what --url runs]")
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Checkpoint folder or hub name to serve. With --url only for --check: the checkpoint to compare with. "
+            "[default: the bundled tiny model, or what --url serves]",
+        ),
+    ] = None
     methods: Annotated[
         list[str] | None,
         typer.Option(
             help="ar, eagle3, ngram, self_speculation, self_speculation_without_lora, auto, "
             "diffusion@THRESHOLD; with commas between them or repeated. "
-            f"[default: {DEFAULT_METHODS}, and eagle3 where --eagle3 is given]",
+            f"[default: {DEFAULT_METHODS}, and eagle3 where --eagle3 is given; with --url those of one server]",
             metavar="METHODS",
         ),
     ] = None
@@ -71,16 +90,19 @@ class Options:
     )
     repeats: Annotated[int, typer.Option(help="Timed runs of each method and concurrency.")] = 5
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 160
-    seed: Annotated[int, typer.Option(help="Decides which prompts are asked, and their order.")] = 0
+    seed: Annotated[int, bounded(help="Decides which prompts are asked, and their order.", bounds=SEEDS)] = 0
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for bench.json, report.md, plots and the servers' logs."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for bench.json, report.md, plots and the servers' logs.",
+            writable=True,
+        ),
     ] = Path("bench-results")
     url: Annotated[
         str | None,
-        typer.Option(
-            help="A running server to measure; methods must be of one kind then. Nothing is started."
-        ),
+        server_option("A running server to measure; methods must be of one kind then. Nothing is started."),
     ] = None
     launcher: Annotated[
         str | None,
@@ -111,9 +133,11 @@ class Options:
             "local checkpoint served in float32."
         ),
     ] = 0
-    start_timeout: Annotated[float, typer.Option(help="Seconds until a server must be ready.")] = 900.0
+    start_timeout: Annotated[
+        float, bounded(help="Seconds until a server must be ready.", bounds=_SECONDS)
+    ] = 900.0
     request_timeout: Annotated[
-        float, typer.Option(help="Seconds a server may stay silent within a request.")
+        float, bounded(help="Seconds a server may stay silent within a request.", bounds=_SECONDS)
     ] = 600.0
 
 
@@ -125,47 +149,62 @@ def bench(options: Options) -> None:
     methods the same prompts. A run that was interrupted goes on where it stopped when it is started again with the same
     options.
     """
+    require("httpx", "matplotlib", "openai")
+    setup, source = _resolve(options)
     output = options.output
-    with bad_input_is_one_line():
-        setup, source = _resolve(options)
+    with made(output):
         result = Result.open(output / "bench.json", setup)
-        _require_client()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    kept = f"What was measured is kept in {output}"
-    try:
-        with bad_input_is_one_line():
+        try:
             _measure(result, source, options)
-    except BenchError as error:
-        if error.log_tail:
-            print(error.log_tail.rstrip(), file=sys.stderr)
-        _give_up(result, f"error: {' '.join(str(error).split())}. {kept}", DIED)
-    except KeyboardInterrupt:
-        _give_up(result, f"Stopped. {kept}; start again to go on.", INTERRUPTED)
-    _write_report(result)
+        except BenchError as error:
+            if error.log_tail:
+                print(error.log_tail.rstrip(), file=sys.stderr)
+            raise BenchError(f"{error}{_kept(result, '; ')}") from error
+        except KeyboardInterrupt:
+            print(f"stopped{_kept(result, '; ')}; start again to go on", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        _write_report(result)
     typer.echo(f"{output / 'report.md'}")
 
 
 def _resolve(options: Options) -> tuple[Setup, Source]:
     """Return what is measured and what is asked; raises ValueError for options that cannot be."""
-    chosen = find_methods(
-        _listed(options.methods) or _listed([DEFAULT_METHODS, "eagle3" if options.eagle3 else ""])
-    )
-    find_engine(options.engine)
+    find_engine(options.engine or ENGINES[0])
+    methods = find_methods(_listed(options.methods) or _default_methods(options))
+    concurrency = _concurrencies(options.concurrency)
     source = open_source(options.data, _listed(options.categories) or None, options.seed)
     resolved = {
-        "methods": tuple(method.name for method in chosen),
+        "engine": options.engine or ENGINES[0],
+        "model": options.model or str(BUNDLED_CHECKPOINT),
+        "methods": tuple(method.name for method in methods),
         "categories": source.categories,
-        "concurrency": _concurrencies(options.concurrency),
+        "concurrency": concurrency,
     }
     setup = Setup(**{**shared(options, Setup), **resolved})
-    kinds = {method.kind.value for method in chosen}
-    if setup.url is not None and len(kinds) > 1:
-        raise ValueError(
-            f"--url: one server cannot run {', '.join(sorted(kinds))}; measure them with several runs, or without --url"
+    if options.url is not None:
+        setup, left_out = measured_at(
+            options.url, setup, options.engine, options.model, bool(options.methods)
         )
-    if "eagle3" in kinds and setup.eagle3 is None and setup.url is None:
-        raise ValueError("--methods: eagle3 needs a head, name its folder with --eagle3")
+        if left_out:
+            print(f"left out, as they need a server of their own: {', '.join(left_out)}", file=sys.stderr)
+    else:
+        check_model("--model", setup.model)
+        _check_head(setup)
+    if setup.check:
+        require("torch")
+        check_checkpoint("--model", Path(setup.checkpoint or setup.model))
     return setup, source
+
+
+def _check_head(setup: Setup) -> None:
+    if setup.eagle3 is not None:
+        check_model("--eagle3", setup.eagle3)
+    elif any(method.kind is ServerKind.EAGLE3 for method in setup.chosen()):
+        raise ValueError("--methods: eagle3 needs a head, name its folder with --eagle3")
+
+
+def _default_methods(options: Options) -> list[str]:
+    return _listed([DEFAULT_METHODS, "eagle3" if options.eagle3 else ""])
 
 
 def _measure(result: Result, source: Source, options: Options) -> None:
@@ -193,19 +232,19 @@ def _measure(result: Result, source: Source, options: Options) -> None:
         Run(result, source, servers, options.request_timeout, begin)()
 
 
-def _give_up(result: Result, message: str, status: int) -> NoReturn:
-    if result.path.exists():
-        _write_report(result)
-    print(message, file=sys.stderr)
-    raise typer.Exit(status) from None
+def _kept(result: Result, before: str) -> str:
+    """Write the report of an unfinished run, and say where it is; nothing where nothing was measured."""
+    if not result.path.exists():
+        return ""
+    _write_report(result)
+    return f"{before}what was measured is kept in {result.path.parent}"
 
 
 def _write_report(result: Result) -> None:
     """Write the tables and plots of a result beside its file."""
     folder = result.path.parent
-    with bad_input_is_one_line():
-        page = report(result, draw_all(result, folder))
-        (folder / "report.md").write_text(page, encoding="utf-8")
+    page = report(result, draw_all(result, folder))
+    (folder / "report.md").write_text(page, encoding="utf-8")
 
 
 def _listed(texts: list[str] | None) -> list[str]:
@@ -222,12 +261,3 @@ def _concurrencies(texts: list[str] | None) -> tuple[int, ...]:
                 f"--concurrency: got {number}, expected 1 to {_MOST_CONCURRENCY}, or 0 alone for none"
             )
     return found
-
-
-def _require_client() -> None:
-    try:
-        import httpx  # noqa: F401
-        import openai  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"{error}: pip install 'nemotron-diffusion-plugin[bench]'") from None
-    require_matplotlib("bench")

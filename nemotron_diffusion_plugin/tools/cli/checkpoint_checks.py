@@ -11,16 +11,20 @@ from nemotron_diffusion_plugin.model.errors import CheckpointError
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.reader import checked_files, iterate_tensors, read_config
 from nemotron_diffusion_plugin.tools.cli.system_checks import Row
+from nemotron_diffusion_plugin.tools.errors import describe
+from nemotron_diffusion_plugin.tools.tokenizer import load_plain_tokenizer
 
 END_OF_TURN = "<|im_end|>"
 
 
 def checkpoint(folder: Path, console: Console) -> list[Row]:
     """Check config, weights, drafter LoRA, tokenizer and chat template; without a config nothing else."""
+    if not folder.is_dir():
+        return [("folder", False, "no such folder, expected one with a checkpoint")]
     try:
         config = read_config(folder)
-    except CheckpointError as error:
-        return [("config.json", False, str(error))]
+    except (CheckpointError, OSError) as error:
+        return [("config.json", False, _words(error))]
     shape = (
         f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, vocabulary {config.vocab_size}"
     )
@@ -35,8 +39,12 @@ def checkpoint(folder: Path, console: Console) -> list[Row]:
 def _row(name: str, check: Callable[[], str]) -> Row:
     try:
         return name, True, check()
-    except (CheckpointError, OSError) as error:
-        return name, False, str(error)
+    except (ValueError, OSError) as error:
+        return name, False, _words(error)
+
+
+def _words(error: Exception) -> str:
+    return describe(error) if isinstance(error, OSError) else str(error)
 
 
 def _weights(folder: Path, config: NemotronLabsDiffusionConfig, console: Console) -> str:
@@ -68,15 +76,10 @@ def _lora(folder: Path, config: NemotronLabsDiffusionConfig) -> str:
 
 
 def _tokenizer(folder: Path, config: NemotronLabsDiffusionConfig) -> str:
-    from tokenizers import Tokenizer
-
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise CheckpointError(f"{path}: not readable: {error}") from None
+    tokenizer = load_plain_tokenizer(folder)
     size = tokenizer.get_vocab_size()
     if size > config.vocab_size:
         raise CheckpointError(f"{path} holds {size} tokens, more than vocab_size {config.vocab_size}")

@@ -1,9 +1,7 @@
-"""What the commands share: options as dataclasses, arguments that several take, and how bad input is reported."""
+"""What the commands share: options as dataclasses, and arguments that several take."""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import wraps
@@ -12,7 +10,13 @@ from typing import Any, TypeVar
 
 import typer
 
-BAD_INPUT = 2
+from nemotron_diffusion_plugin.tools.client.names import server_address
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+SEEDS = (-(2**63), 2**63 - 1)
+MINUTES = (0.001, 1e6)
+EVALUATED = (0, 10_000)
+"""Bounds of options that several commands take."""
 Options = TypeVar("Options")
 
 
@@ -46,6 +50,30 @@ def shared(options: object, target: type) -> dict[str, Any]:
     return {item.name: getattr(options, item.name) for item in fields(target) if hasattr(options, item.name)}
 
 
+def bounded(*names: str, help: str, bounds: tuple[float, float]) -> Any:
+    """Return an option that takes a number within `bounds`, both included; NaN never is."""
+    least, most = bounds
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"got {value}, expected {least} to {most}")
+        return value
+
+    return typer.Option(*names, help=help, callback=check)
+
+
+def server_option(help: str) -> Any:
+    """Return the option `--url`, which takes the address of a server."""
+
+    def check(value: str | None) -> str | None:
+        try:
+            return None if value is None else server_address(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return typer.Option("--url", help=help, callback=check)
+
+
 def numbers(option: str, texts: Sequence[str]) -> tuple[int, ...]:
     """Return the different whole numbers of comma-separated texts, in order of size.
 
@@ -61,25 +89,22 @@ def numbers(option: str, texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def text_of(name: str, text: str) -> str:
+    """Return a text of the command line; raises `ValueError` for bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}: got bytes that are not UTF-8, expected text in UTF-8") from None
+    return text
+
+
+def check_checkpoint(name: str, folder: Path) -> None:
+    """Raise `ValueError` for what is not a checkpoint folder at all."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{name}: got '{folder}', expected a checkpoint folder, with its config.json")
+
+
 def check_output(output: Path, force: bool) -> None:
     """Raise `ValueError` for a folder to write that holds something already, unless `force` says to write into it."""
     if output.is_file() or (not force and output.is_dir() and any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder, choose another or give --force")
-
-
-def check_training(minutes: float | None, eval_per_category: int) -> None:
-    """Raise `ValueError` for a length or an evaluation that a training recipe cannot have."""
-    if minutes is not None and not minutes > 0.0:
-        raise ValueError(f"--minutes: got {minutes}, expected more than 0")
-    if eval_per_category < 0:
-        raise ValueError(f"--eval-per-category: got {eval_per_category}, expected 0 or more")
-
-
-@contextmanager
-def bad_input_is_one_line() -> Iterator[None]:
-    """Turn errors about what the user gave into one line on stderr and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from None

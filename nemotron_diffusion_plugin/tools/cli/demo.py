@@ -10,17 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemotron_diffusion_plugin.options import FIXED_MODES, DecodingMode
-from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line
-from nemotron_diffusion_plugin.tools.client.counters import (
-    ModeCounters,
-    has_metrics,
-    read_counters,
-    read_settled_counters,
+from nemotron_diffusion_plugin.tools.cli.common import DEFAULT_URL, bounded, server_option, text_of
+from nemotron_diffusion_plugin.tools.client.counters import ModeCounters, read_settled_counters
+from nemotron_diffusion_plugin.tools.client.served_model import (
+    ServedModel,
+    check_counters,
+    find_model,
+    refusals_in_words,
 )
-from nemotron_diffusion_plugin.tools.client.served_model import ServedModel, find_model
 
 QUESTION = "Add 276 and 548 step by step."
 WARM_UP_TOKENS = 40
+MOST_TOKENS = 10**6
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class Answer:
 
 
 def demo(
-    url: Annotated[str, typer.Option(help="Address of the server, without /v1.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, server_option("Address of the server.")] = DEFAULT_URL,
     question: Annotated[str, typer.Option(help="What to ask.")] = QUESTION,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 200,
+    max_tokens: Annotated[int, bounded(help="Most tokens of an answer.", bounds=(1, MOST_TOKENS))] = 200,
 ) -> None:
     """Ask a running server one question in all three modes and compare what each one took."""
-    with bad_input_is_one_line():
-        show(Console(), question, ask_in_every_mode(url, question, max_tokens))
+    show(Console(), question, ask_in_every_mode(url, text_of("--question", question), max_tokens))
 
 
 def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
@@ -50,11 +50,13 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
     Counts are exact while nobody else asks in the same mode.
 
     Raises:
-        ValueError: the client is not installed, or the server serves another model or shows no counters.
-        OSError: the server does not answer.
+        ValueError: the client is not installed, or the server serves another model, shows no counters or refuses.
+        OSError: no server answers.
+        Failure: the server did not answer a question.
     """
     url = url.rstrip("/")
-    served = _served(url)
+    served = find_model(url)
+    check_counters(served)
     answers = []
     for mode in FIXED_MODES:
         _ask(served, question, min(max_tokens, WARM_UP_TOKENS), mode)
@@ -70,7 +72,7 @@ def ask_in_every_mode(url: str, question: str, max_tokens: int) -> list[Answer]:
 def show(console: Console, question: str, answers: list[Answer]) -> None:
     """Print the answers side by side with what each mode took."""
     table = Table(title=f"[b]{escape(question)}[/]", title_justify="left", show_lines=True)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for answer in answers:
         table.add_column(answer.mode.value, overflow="fold")
     table.add_row("answer", *(escape(answer.text) for answer in answers))
@@ -88,27 +90,17 @@ def show(console: Console, question: str, answers: list[Answer]) -> None:
         console.print("Self-speculation gave the autoregressive answer, token for token, as it always does.")
 
 
-def _served(url: str) -> ServedModel:
-    served = find_model(url)
-    if served.engine == "sglang" and not has_metrics(url):
-        raise ValueError(
-            f"the SGLang server at {url} has no /metrics page to count from; start it with --enable-metrics"
-        )
-    read_counters(url, DecodingMode.AR.value)
-    return served
-
-
 def _ask(served: ServedModel, question: str, max_tokens: int, mode: DecodingMode) -> tuple[str, int]:
-    completion = served.client.chat.completions.create(
-        model=served.name,
-        messages=[{"role": "user", "content": question}],
-        max_tokens=max_tokens,
-        temperature=0,
-        extra_body={served.request_field: {"decoding_mode": mode.value}},
-    )
-    return completion.choices[
-        0
-    ].message.content or "", completion.usage.completion_tokens if completion.usage else 0
+    with refusals_in_words(served.url):
+        completion = served.client.chat.completions.create(
+            model=served.name,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body={served.request_field: {"decoding_mode": mode.value}},
+        )
+    text = completion.choices[0].message.content or ""
+    return text, completion.usage.completion_tokens if completion.usage else 0
 
 
 def _forwards(counters: ModeCounters) -> str:

@@ -1,7 +1,7 @@
 """`nemotron-diffusion doctor`: what is installed, what is registered, and whether a checkpoint is sound."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,6 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.tools.extras import is_installed
+
+if TYPE_CHECKING:
+    from nemotron_diffusion_plugin.tools.cli.system_checks import Row
 
 
 def doctor(
@@ -22,7 +26,7 @@ def doctor(
     """Check versions, entry points, patches, GPU and a checkpoint; exit with status 1 when something is
     wrong.
     """
-    from nemotron_diffusion_plugin.tools.cli import checkpoint_checks, system_checks
+    from nemotron_diffusion_plugin.tools.cli import system_checks
 
     console = Console()
     failed = 0
@@ -30,7 +34,7 @@ def doctor(
         ("installation", system_checks.installation),
         ("vLLM", system_checks.vllm if engines else None),
         ("SGLang", system_checks.sglang if engines else None),
-        (f"checkpoint {model}", lambda: checkpoint_checks.checkpoint(model, console)),
+        (f"checkpoint {model}", lambda: _checkpoint(model, console)),
     ):
         if run is None:
             continue
@@ -45,3 +49,11 @@ def doctor(
     console.print(f"[red]{failed} checks failed[/]" if failed else "[green]all checks passed[/]")
     if failed:
         raise typer.Exit(1)
+
+
+def _checkpoint(model: Path, console: Console) -> "list[Row]":
+    if not is_installed("torch"):
+        return [("checkpoint", True, "not checked, as torch is not installed")]
+    from nemotron_diffusion_plugin.tools.cli.checkpoint_checks import checkpoint
+
+    return checkpoint(model, console)

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from nemotron_diffusion_plugin.tools.cli.common import WeightType, bad_input_is_one_line, check_output
+from nemotron_diffusion_plugin.tools.cli.common import SEEDS, WeightType, bounded, check_output
+from nemotron_diffusion_plugin.tools.extras import require
 
 
 def make_checkpoint(
-    output: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    output: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.", writable=True)],
+    seed: Annotated[int, bounded(help="Seed of the weights.", bounds=SEEDS)] = 0,
     shards: Annotated[int, typer.Option(help="Number of weight files; above 1 with an index.")] = 1,
     lora: Annotated[bool, typer.Option(help="Add a drafter LoRA.")] = True,
     dtype: Annotated[WeightType, typer.Option(help="Dtype of the weights.")] = WeightType.FLOAT32,
@@ -26,18 +27,21 @@ def make_checkpoint(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
     """Write a checkpoint with random weights, tokenizer and chat template, in any shape, for tests."""
-    with bad_input_is_one_line():
-        fields = read_settings(settings or [])
-        check_output(output, force)
-        import torch
+    check_output(output, force)
+    require("torch")
+    import torch
 
-        from nemotron_diffusion_plugin.model.names import expected_shapes
-        from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
+    from nemotron_diffusion_plugin.model.names import expected_shapes
+    from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
 
-        weights = getattr(torch, dtype.value)
-        config = write_random_checkpoint(
-            output, config=fields, seed=seed, shards=shards, lora=lora, dtype=weights
-        )
+    config = write_random_checkpoint(
+        output,
+        config=read_settings(settings or []),
+        seed=seed,
+        shards=shards,
+        lora=lora,
+        dtype=getattr(torch, dtype.value),
+    )
     tensors = len(expected_shapes(config))
     files = "1 file" if shards == 1 else f"{shards} files"
     typer.echo(f"{output}: {tensors} tensors in {files}, {'with' if lora else 'without'} a drafter LoRA")

@@ -11,13 +11,14 @@ from rich.console import Console
 from nemotron_diffusion_plugin.model.forward_cost import Precision
 from nemotron_diffusion_plugin.model.hardware import find_gpu
 from nemotron_diffusion_plugin.model.shapes import find_shape
-from nemotron_diffusion_plugin.tools.cli.common import bad_input_is_one_line, numbers, shared, takes
-from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
+from nemotron_diffusion_plugin.tools.cli.common import numbers, shared, takes
 from nemotron_diffusion_plugin.tools.roofline.methods import Assumptions
 from nemotron_diffusion_plugin.tools.roofline.plot import plot
 from nemotron_diffusion_plugin.tools.roofline.points import read_points
 from nemotron_diffusion_plugin.tools.roofline.report import Setting, make_report, report_json
 from nemotron_diffusion_plugin.tools.roofline.table import draw
+
+_WIDE = 1000
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Options:
     kv_dtype: Annotated[str, typer.Option(help="Dtype of the KV cache: bf16 or fp8.")] = "bf16"
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the ceilings into this file; needs matplotlib (extra bench).")
+        Path | None,
+        typer.Option(help="Draw the ceilings into this file; needs matplotlib (extra bench).", writable=True),
     ] = None
     measured: Annotated[
         Path | None, typer.Option(help="JSON file of measured points to set beside the ceilings.")
@@ -83,16 +85,17 @@ class Options:
 @takes(Options)
 def roofline(options: Options) -> None:
     """Print what a forward must read and compute, and the most tokens per second of each way to decode."""
-    with bad_input_is_one_line():
-        setting = _setting(options)
-        report = make_report(setting, read_points(options.measured) if options.measured else [])
-        if options.plot is not None:
-            require_matplotlib("--plot")
-            plot(report, options.plot)
+    setting = _setting(options)
+    report = make_report(setting, read_points(options.measured) if options.measured else [])
+    if options.plot is not None:
+        plot(report, options.plot)
     if options.as_json:
         typer.echo(json.dumps(report_json(report), indent=2))
     else:
-        Console().print(draw(report))
+        console, tables = Console(), draw(report)
+        needed = console.measure(tables, options=console.options.update(max_width=_WIDE)).minimum
+        console.width = max(console.width, needed)  # or a number would be cut off
+        console.print(tables)
 
 
 def _setting(options: Options) -> Setting:

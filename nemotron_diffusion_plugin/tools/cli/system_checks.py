@@ -1,12 +1,12 @@
 """Doctor's checks of the machine: versions, entry points, GPU and what is registered with vLLM and SGLang."""
 
-import importlib.util
 import platform
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from nemotron_diffusion_plugin import __version__
+from nemotron_diffusion_plugin.tools.extras import how_to_install, is_installed, missing
 
 Row = tuple[str, bool, str]
 """What was checked, whether it is right, and the detail to show."""
@@ -27,8 +27,8 @@ def installation() -> list[Row]:
         ("nemotron-diffusion-plugin", True, __version__),
     ]
     for name in _REQUIRED:
-        version = _version(name)
-        rows.append((name, version is not None, version or f"not installed, pip install {name}"))
+        version = _version(name) if is_installed(name) else None
+        rows.append((name, version is not None, version or missing(name)))
     rows += [(name, True, _version(name) or "not installed") for name in _ENGINES]
     rows += [_entry_point(group, *expected) for group, expected in _ENTRY_POINTS.items()]
     rows.append(_gpu())
@@ -63,7 +63,7 @@ def sglang() -> list[Row]:
 
 
 def _registrations(engine: str, register: Callable[[], Any]) -> list[Row]:
-    if importlib.util.find_spec(engine) is None:
+    if not is_installed(engine):
         return [(engine, True, "not installed, nothing to check")]
     try:
         return [*register().diagnose(), _overrides(engine)]
@@ -93,15 +93,17 @@ def _entry_point(group: str, name: str, target: str) -> Row:
     found = [point.value for point in metadata.entry_points(group=group, name=name)]
     label = f"entry point {group}"
     if not found:
-        return label, False, f"{name} is missing, install the package: pip install nemotron-diffusion-plugin"
+        return label, False, f"{name} is missing, install the package: {how_to_install()}"
     return label, found[0] == target, f"{name} = {found[0]}"
 
 
 def _gpu() -> Row:
-    if _version("torch") is None:
+    if not is_installed("torch"):
         return "GPU", True, "unknown without torch"
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # one for another CUDA, or a part of it
+        return "GPU", False, f"torch cannot be imported: {error}"
     if not torch.cuda.is_available():
         return "GPU", True, "none, engines run on the CPU"
     free, total = torch.cuda.mem_get_info()

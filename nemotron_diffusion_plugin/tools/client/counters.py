@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -116,12 +117,18 @@ def parse_counters(page: str, decoding_mode: str) -> ModeCounters:
     if (_GENERATED, "") not in totals:
         raise ValueError(
             f"the server's /metrics page has no {_GENERATED} of decoding mode '{decoding_mode}': "
-            "it does not serve Nemotron-Labs-Diffusion with this plugin"
+            "it does not serve Nemotron-Labs-Diffusion with this plugin, or speculates in another way"
         )
     forwards = [totals.get((_FORWARDS, kind), 0) for kind in ("draft", "denoise", "verify")]
     return ModeCounters(*forwards, *(totals.get((name, ""), 0) for name in (_GENERATED, _CYCLES, _ACCEPTED)))
 
 
 def _page(url: str) -> str:
-    with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=30) as answer:
-        return str(answer.read().decode())
+    address = f"{url.rstrip('/')}/metrics"
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return str(answer.read().decode(errors="replace"))
+    except urllib.error.HTTPError:
+        raise
+    except (urllib.error.URLError, HTTPException) as error:
+        raise ConnectionError(f"{address} does not answer: {getattr(error, 'reason', error)}") from error

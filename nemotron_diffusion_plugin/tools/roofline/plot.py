@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from nemotron_diffusion_plugin.tools.plotting import require_matplotlib
+from nemotron_diffusion_plugin.tools.extras import require
+from nemotron_diffusion_plugin.tools.outputs import new_file
 from nemotron_diffusion_plugin.tools.roofline.methods import TITLES
 from nemotron_diffusion_plugin.tools.roofline.report import Report
 
@@ -17,7 +18,7 @@ def plot(report: Report, path: Path) -> None:
         ValueError: matplotlib is missing, or does not know the format.
         OSError: the file cannot be written.
     """
-    require_matplotlib("a plot")
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     setting = report.setting
@@ -53,7 +54,8 @@ def plot(report: Report, path: Path) -> None:
         panel.grid(True, which="major", alpha=0.3)
     panels[0].set_ylabel("tokens per second of all requests")
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    with new_file(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _steps(most: int) -> list[int]:

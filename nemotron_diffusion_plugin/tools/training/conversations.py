@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron_diffusion_plugin.tools.tokenizer import load_plain_tokenizer
 from nemotron_diffusion_plugin.tools.training import tasks
 from nemotron_diffusion_plugin.tools.training.tokenizer import EOS_ID
 
@@ -31,9 +32,8 @@ class ChatEncoder:
     """Turns questions and answers into the token ids that the chat template yields (docs/model.md, 1.4)."""
 
     def __init__(self, folder: Path | str) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer: Any = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        """Raises ValueError where the folder's tokenizer cannot be read."""
+        self._tokenizer: Any = load_plain_tokenizer(Path(folder))
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text``; special tokens written in it become their ids."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from nemotron_diffusion_plugin.model.config import MODEL_TYPE, NemotronLabsDiffu
 from nemotron_diffusion_plugin.model.lora import DrafterLora
 from nemotron_diffusion_plugin.model.names import expected_shapes
 from nemotron_diffusion_plugin.model.reader import INDEX_FILE, SINGLE_FILE
+from nemotron_diffusion_plugin.model.shapes import ModelShape
 from nemotron_diffusion_plugin.model.spec import TEXT
+from nemotron_diffusion_plugin.tools.outputs import writing
 from nemotron_diffusion_plugin.tools.training.tokenizer import write_tokenizer
 
 SMALL_CONFIG: dict[str, Any] = {
@@ -92,20 +95,22 @@ def write_random_checkpoint(
         dtype: of the weights and of the adapter.
 
     The weights are scaled so that greedy output varies, confidences spread over (0, 1) and a draft is
-    sometimes accepted. Raises `ValueError` for absurd fields and for fewer than one shard.
+    sometimes accepted. The folder is written as a whole or not at all. Raises `ValueError` for absurd fields, for a
+    model larger than this machine's memory, and for fewer than one shard or more than there are tensors.
     """
-    if shards < 1:
-        raise ValueError(f"shards: got {shards}, expected at least 1")
     fields = _merge(config or {})
     checked = NemotronLabsDiffusionConfig(**{**fields, "model_type": MODEL_TYPE})
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, {**fields, "torch_dtype": str(dtype).removeprefix("torch.")})
-    generator = torch.Generator().manual_seed(seed)
-    write_tensors(folder, random_tensors(checked, generator), shards, dtype)
-    if lora:
-        random_lora(checked, generator).save(folder, dtype)
-    write_tokenizer(folder, checked.vocab_size)
+    _check_size(checked)
+    most = len(expected_shapes(checked))
+    if not 1 <= shards <= most:
+        raise ValueError(f"--shards: got {shards}, expected 1 to {most}, the number of tensors")
+    with writing(folder) as output:
+        write_tokenizer(output.part, checked.vocab_size)
+        write_config(output.part, {**fields, "torch_dtype": str(dtype).removeprefix("torch.")})
+        generator = torch.Generator().manual_seed(seed)
+        write_tensors(output.part, random_tensors(checked, generator), shards, dtype)
+        if lora:
+            random_lora(checked, generator).save(output.part, dtype)
     return checked
 
 
@@ -169,6 +174,25 @@ def random_lora(config: NemotronLabsDiffusionConfig, generator: torch.Generator)
     for b in adapter.b:
         b.data = torch.randn(b.shape, generator=generator) / (adapter.scale * math.sqrt(_LORA_RANK))
     return adapter
+
+
+def _check_size(config: NemotronLabsDiffusionConfig) -> None:
+    shape = ModelShape(
+        "",
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size,
+    )
+    needed, memory = 4 * shape.parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(
+            f"a model of these sizes has {shape.parameters:.2e} parameters, {needed / 1e9:.3g} GB in float32; expected "
+            f"one that fits into this machine's {memory / 1e9:.0f} GB"
+        )
 
 
 def _merge(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from nemotron_diffusion_plugin.model.config import NemotronLabsDiffusionConfig
 from nemotron_diffusion_plugin.reference.decoder import ReferenceDecoder
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
+from nemotron_diffusion_plugin.tools.outputs import writing
 from nemotron_diffusion_plugin.tools.training.base import Progress, initialize, train_base
 from nemotron_diffusion_plugin.tools.training.conversations import ChatEncoder
 from nemotron_diffusion_plugin.tools.training.drafter import DraftProgress, train_drafter
@@ -67,18 +68,18 @@ def train_tiny(
     """Train the tiny model into the folder ``output`` and return its held-out scores.
 
     ``minutes`` bounds the training time and shrinks every phase to fit; without it the numbers of steps
-    decide. A provisional checkpoint without adapter is written every few minutes. ``on_report`` receives lines
-    of text; a progress bar is drawn on a terminal. Returns scores[variant][category]; empty for
-    ``eval_per_category`` 0.
+    decide. A provisional checkpoint without adapter is written every few minutes, and stays when the training is
+    interrupted. ``on_report`` receives lines of text; a progress bar is drawn on a terminal. Returns
+    scores[variant][category]; empty for ``eval_per_category`` 0. Raises `OSError` before the training where
+    ``output`` cannot be written.
     """
     report = on_report or (lambda line: None)
-    output = Path(output)
-    write_tokenizer(output, VOCAB_SIZE)
-    encoder = ChatEncoder(output)
-    model = ReferenceModel(NemotronLabsDiffusionConfig(**tiny_config()))
-    initialize(model, seed)
     drafter_minutes = None if minutes is None else minutes * DRAFTER_SHARE_OF_TIME
-    with _ProgressBar() as bar:
+    with writing(output) as made, _ProgressBar() as bar:
+        write_tokenizer(made.part, VOCAB_SIZE)
+        encoder = ChatEncoder(made.part)
+        model = ReferenceModel(NemotronLabsDiffusionConfig(**tiny_config()))
+        initialize(model, seed)
         saved = time.monotonic()
 
         def after_base_step(progress: Progress) -> None:
@@ -88,9 +89,10 @@ def train_tiny(
             if progress.step % 50 == 0:
                 report(f"base {progress.step} {progress.fraction:.3f} tokens {progress.tokens} {losses}")
             if time.monotonic() - saved > 60.0 * CHECKPOINT_MINUTES:
-                export(output, model)
+                export(made.part, model)
+                made.publish()
                 saved = time.monotonic()
-                report("provisional checkpoint written")
+                report(f"provisional checkpoint written to {output}")
 
         for index, phase in enumerate(phases):
             bar.start(f"base model {index + 1}/{len(phases)}", 1.0)
@@ -105,7 +107,8 @@ def train_tiny(
                 on_step=after_base_step,
             )
             report(f"base phase {index + 1} done: {done}")
-            export(output, model)
+            export(made.part, model)
+            made.publish()
         model = ReferenceModel.from_checkpoint(output)
         bar.start("drafter LoRA", 1.0)
 
@@ -123,7 +126,8 @@ def train_tiny(
             minutes=drafter_minutes,
             on_step=after_drafter_step,
         )
-        lora.save(output, torch.bfloat16)
+        lora.save(made.part, torch.bfloat16)
+        made.publish()
         if not eval_per_category:
             return {}
         bar.start("evaluation", eval_per_category * len(CATEGORIES) * len(VARIANTS))

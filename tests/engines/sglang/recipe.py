@@ -10,4 +10,5 @@ RECIPE = Recipe(
     revision="1",
     cpu_pythons=("3.11",),
     gpu_pythons=("3.11", "3.12", "3.13", "3.10"),
+    cpu_folder="standin",
 )

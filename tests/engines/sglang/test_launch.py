@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import starts
+from nemotron_diffusion_plugin import __version__
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
+from tests.engines import foreground, starts
 from tests.engines.sglang import launch
 
 STANDIN = str(launch.HERE / "standin")
@@ -34,9 +36,10 @@ def test_a_gpu_gets_the_engine_as_it_is() -> None:
 def test_only_a_local_folder_is_served_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[dict[str, str]] = []
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(os, "execvpe", lambda file, command, variables: started.append(variables))
+    monkeypatch.setattr(foreground, "run", lambda command, variables, *_: started.append(variables))
+    (tmp_path / "config.json").write_text("{}")
     for model in (str(tmp_path), "nvidia/Nemotron-Labs-Diffusion-8B"):
-        launch.main(["serve", model, "--port", "1"])
+        launch.main(["serve", model, "--port", str(launch.free_port())])
     assert [variables.get("HF_HUB_OFFLINE") for variables in started] == ["1", None]
 
 
@@ -90,3 +93,28 @@ def test_another_sitecustomize_runs_too(tmp_path: Path) -> None:
         [sys.executable, "-c", ""], check=True, capture_output=True, text=True, env=variables
     )
     assert answer.stdout == "the other one\n"
+
+
+def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
+    """The engine's own words, after all that its process prints while it ends."""
+    options = ["--no-such-option", "--port", str(launch.free_port())]
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.engines.sglang.launch", "serve", str(BUNDLED_CHECKPOINT), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=launch.CHECKOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.rstrip().splitlines()[-1]
+    assert last.startswith(
+        "error: the server did not start: unrecognized arguments: --no-such-option; the whole log"
+    )
+    assert "unrecognized arguments" in Path(last.rpartition(" ")[2]).read_text()
+
+
+def test_the_programs_of_the_environment_are_found() -> None:
+    command = [sys.executable, "-m", "tests.engines.sglang.launch", "run", "nemotron-diffusion", "--version"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=launch.CHECKOUT)
+    assert answer.stdout == f"nemotron-diffusion {__version__}\n"

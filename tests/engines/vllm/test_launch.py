@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nemotron_diffusion_plugin import __version__
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
+from tests.engines import foreground
 from tests.engines.vllm import launch
 
 
@@ -29,16 +32,11 @@ def test_a_gpu_gets_the_engine_as_it_is() -> None:
 def test_only_a_local_folder_is_served_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[dict[str, str]] = []
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(os, "execvpe", lambda file, command, variables: started.append(variables))
+    monkeypatch.setattr(foreground, "run", lambda command, variables, *_: started.append(variables))
+    (tmp_path / "config.json").write_text("{}")
     for model in (str(tmp_path), "nvidia/Nemotron-Labs-Diffusion-8B"):
-        launch.main(["serve", model, "--port", "1"])
+        launch.main(["serve", model, "--port", str(launch.free_port())])
     assert [variables.get("HF_HUB_OFFLINE") for variables in started] == ["1", None]
-
-
-@pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "a/b/c", ""])
-def test_a_path_that_leads_nowhere_is_refused_at_once(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["serve", model]) == 2
-    assert f"MODEL={model}: no such folder" in capsys.readouterr().err
 
 
 def test_the_log_s_tail_leaves_out_what_the_bindings_print(tmp_path: Path) -> None:
@@ -63,3 +61,28 @@ def test_vllm_finds_triton_and_the_entry_points_in_the_launcher_s_environment() 
     )
     command = [sys.executable, "-m", "tests.engines.vllm.launch", "run", sys.executable, "-c", code]
     subprocess.run(command, check=True, cwd=launch.CHECKOUT)
+
+
+def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
+    """The engine's own words, after all that its process prints while it ends."""
+    options = ["--no-such-option", "--port", str(launch.free_port())]
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.engines.vllm.launch", "serve", str(BUNDLED_CHECKPOINT), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=launch.CHECKOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.rstrip().splitlines()[-1]
+    assert last.startswith(
+        "error: the server did not start: unrecognized arguments: --no-such-option; the whole log"
+    )
+    assert "unrecognized arguments" in Path(last.rpartition(" ")[2]).read_text()
+
+
+def test_the_programs_of_the_environment_are_found() -> None:
+    command = [sys.executable, "-m", "tests.engines.vllm.launch", "run", "nemotron-diffusion", "--version"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=launch.CHECKOUT)
+    assert answer.stdout == f"nemotron-diffusion {__version__}\n"

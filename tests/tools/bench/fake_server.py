@@ -44,7 +44,7 @@ class Fake(ThreadingHTTPServer):
 
     def page(self) -> str:
         lines = []
-        for mode in ("ar", "diffusion", "self_speculation"):
+        for mode in ("ar", "diffusion", "self_speculation", "auto"):
             labels = f'decoding_mode="{mode}",model_name="fake"'
             times = sum(body.get("vllm_xargs", {}).get("decoding_mode") == mode for body in self.requests)
             for name, amount in PER_REQUEST.items():
@@ -60,8 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(b"", 503 if self.server.options.never_ready else 200)
         elif self.path == "/metrics":
             self._answer(self.server.page().encode())
+        elif self.path == "/version":
+            self._answer(b'{"version": "9.8.7"}')
         else:
-            model = {"id": "fake", "object": "model", "created": 0, "owned_by": "vllm"}
+            model = {"id": "fake", "object": "model", "created": 0, "owned_by": "vllm", "root": "/the/folder"}
             self._answer(json.dumps({"object": "list", "data": [model]}).encode())
 
     def do_POST(self) -> None:

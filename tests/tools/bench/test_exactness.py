@@ -58,5 +58,5 @@ def test_every_difference_is_named(reference, served):
 def test_it_needs_a_folder():
     from pathlib import Path
 
-    with pytest.raises(ValueError, match="--check: needs a checkpoint folder"):
+    with pytest.raises(ValueError, match=r"no config\.json, expected a folder with a checkpoint"):
         Reference(Path("nvidia/no-such-folder"), 10)

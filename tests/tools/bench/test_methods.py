@@ -137,5 +137,7 @@ def test_unknown_engine():
 
 @pytest.mark.parametrize("field", ["repeats", "requests", "max_tokens", "ngram_drafts"])
 def test_numbers_out_of_range(field):
-    with pytest.raises(ValueError, match=f"--{field.replace('_', '-')}: got 0, expected at least 1"):
+    with pytest.raises(ValueError, match=f"--{field.replace('_', '-')}: got 0, expected 1 to"):
         setup(**{field: 0})
+    with pytest.raises(ValueError, match=f"--{field.replace('_', '-')}: got {10**12}, expected 1 to"):
+        setup(**{field: 10**12})

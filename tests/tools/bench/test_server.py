@@ -114,7 +114,7 @@ def test_a_signal_to_the_command_ends_the_server_and_keeps_the_rest(launcher, tm
     child, output = tmp_path / "child", tmp_path / "out"
     command = [
         *(sys.executable, "-c", "from nemotron_diffusion_plugin.tools.cli import app; app()"),
-        *("bench", "--launcher", launcher, "--methods", "ar", "--per-category", "100"),
+        *("bench", "--launcher", launcher, "--methods", "ar", "--per-category", "1"),
         *("--server-options", f"--child {child} --slow", "--categories", "code", "--output", str(output)),
     ]
     # As from a terminal, also where the tests run in the background and ignore interrupts.

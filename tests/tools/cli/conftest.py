@@ -3,6 +3,7 @@ from typer.testing import CliRunner
 
 from nemotron_diffusion_plugin.tools.cli import app
 from nemotron_diffusion_plugin.tools.training.random_model import write_random_checkpoint
+from tests.tools.bench.conftest import fake, url  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from nemotron_diffusion_plugin import __version__
+from nemotron_diffusion_plugin.tools.errors import STATUSES
 
 
 @pytest.mark.parametrize("command", ["generate", "make-checkpoint", "train-tiny", "doctor"])
@@ -32,3 +37,56 @@ def test_help_does_not_wait_for_torch():
 def test_unknown_command_and_option(run):
     assert run("serve").exit_code == 2
     assert run("generate", "x", "--modus", "ar").exit_code == 2
+
+
+def test_the_version(run):
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"nemotron-diffusion {__version__}\n")
+
+
+def test_a_mistyped_command_or_option_is_one_line(run):
+    for arguments in (
+        ("dance",),
+        ("generate", "x", "--modus", "ar"),
+        ("generate",),
+        ("demo", "--max-tokens", "x"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        [line] = result.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert line.endswith(" --help")
+
+
+def test_help_says_what_the_statuses_mean(run):
+    shown = " ".join(run("--help").output.split())
+    assert STATUSES in shown
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_that_goes_away_is_no_error(lines):
+    """As `nemotron-diffusion … | head`."""
+    code = "from nemotron_diffusion_plugin.tools.cli import app; app()"
+    command = [sys.executable, "-c", code, "roofline"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_is_full_is_a_failure():
+    code = "from nemotron_diffusion_plugin.tools.cli import app; app()"
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", code, "roofline"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: No space left on device\n")
+
+
+def test_a_terminal_that_knows_few_letters_is_no_error():
+    code = "from nemotron_diffusion_plugin.tools.cli import app; app()"
+    command = [sys.executable, "-c", code, "generate", "hello", "--live", "-n", "4"]
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr

@@ -53,7 +53,7 @@ def test_a_small_run(tmp_path):
         (("--methods", "beam"), "--methods: unknown method 'beam', expected one of ar,"),
         (("--methods", "diffusion@7"), "got the threshold '7', expected a number in (0, 1]"),
         (
-            ("--methods", "eagle3", "--model", "elsewhere"),
+            ("--methods", "eagle3", "--model", "a/b"),
             "eagle3 needs a head, name its folder with --eagle3",
         ),
         (("--categories", "poems"), "--categories: unknown category 'poems' of tiny"),
@@ -61,7 +61,7 @@ def test_a_small_run(tmp_path):
         (("--engine", "trt"), "--engine: got 'trt', expected one of vllm, sglang"),
         (("--concurrency", "1,x"), "--concurrency: got 'x', expected whole numbers"),
         (("--concurrency", "0,4"), "--concurrency: got 0, expected 1 to 4096, or 0 alone for none"),
-        (("--repeats", "0"), "--repeats: got 0, expected at least 1"),
+        (("--repeats", "0"), "--repeats: got 0, expected 1 to 1000"),
         (("--url", "http://127.0.0.1:1", "--methods", "ar,ngram"), "one server cannot run modes, ngram"),
         (("--launcher", "no-such-engine serve"), "no program 'no-such-engine'; name another with --launcher"),
     ],
@@ -77,7 +77,7 @@ def test_nobody_listens(tmp_path):
     url = f"http://127.0.0.1:{free_port()}"
     result = bench(tmp_path, "--url", url, "--methods", "ar")
     assert result.exit_code == 2
-    assert f"no server answers at {url}/health" in result.stderr
+    assert f"no server answers at {url}; start one" in result.stderr
 
 
 def test_a_server_that_does_not_start(tmp_path):
@@ -92,7 +92,7 @@ def test_a_server_that_dies_leaves_tables_of_what_was_measured(tmp_path):
     options = (*SMALL, "--methods", "ar", "--categories", "code,table", "--server-options=--die-after 1")
     result = bench(tmp_path, *options)
     assert result.exit_code == 1
-    assert "What was measured is kept in" in result.stderr
+    assert "what was measured is kept in" in result.stderr
     page = (tmp_path / "out" / "report.md").read_text()
     assert "**This run is not finished.**" in page
     assert "| code | 1.00 |\n| table | – |" in page
@@ -111,7 +111,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = bench(tmp_path, *SMALL, "--methods", "ar")
     assert result.exit_code == 2
-    assert "error: bench: matplotlib is not installed" in result.stderr
+    assert "error: matplotlib is not installed; pip install '.[bench]'" in result.stderr
 
 
 def test_without_the_extra_the_command_line_loads_and_says_what_to_install(tmp_path):
@@ -122,14 +122,102 @@ def test_without_the_extra_the_command_line_loads_and_says_what_to_install(tmp_p
     command = [sys.executable, "-c", code, "bench", "--output", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.endswith(": pip install 'nemotron-diffusion-plugin[bench]'\n")
+    assert result.stderr.startswith("error: httpx is not installed; pip install '.[bench]' in a checkout")
 
 
 def test_a_speculator_that_does_not_report_what_it_accepted(tmp_path):
     result = bench(tmp_path, *SMALL, "--methods", "ngram", "--server-options=--no-histogram")
     assert result.exit_code == 2
     assert "error: n-gram: no answer says how many drafts were accepted" in result.stderr
+
+
+QUICK = (
+    "--per-category",
+    "1",
+    "--categories",
+    "code",
+    "--concurrency",
+    "1",
+    "--requests",
+    "1",
+    "--repeats",
+    "1",
+)
+
+
+def test_a_running_server_is_measured_with_what_it_can_run(tmp_path, url):
+    result = bench(tmp_path, "--url", url.removeprefix("http://"), *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "left out, as they need a server of their own: ngram\n" in result.stderr
+    content = json.loads((tmp_path / "out" / "bench.json").read_text())
+    methods = ["ar", "self_speculation", "self_speculation_without_lora", "auto", "diffusion@0.9"]
+    assert list(content["counts"]) == content["setup"]["methods"] == methods
+    assert (content["setup"]["engine"], content["setup"]["model"]) == ("vllm", "fake")
+    assert content["versions"]["vllm"] == "9.8.7"
+    assert not {"torch", "triton"} & {*content["versions"]}, (
+        "those of this machine say nothing about the server"
+    )
+
+
+def test_the_report_names_model_and_server(tmp_path, url):
+    assert bench(tmp_path, "--url", url, "--methods", "ar", *QUICK).exit_code == 0
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert page.startswith(f"# fake on vllm, {url}\n")
+    assert f"Model: fake. Server: {url}, asked from " in page
+    assert "vllm 9.8.7" in page
+    result = bench(tmp_path / "started", *SMALL, "--methods", "ar", "--categories", "code", "--model", "ab/c")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "started" / "out" / "report.md").read_text()
+    assert page.startswith("# ab/c on vllm, ")
+    assert "Model: ab/c. Servers: started by this run." in page
+
+
+def test_a_model_that_the_server_does_not_serve_is_refused(tmp_path, url):
+    result = bench(tmp_path, "--url", url, "--model", "/nope", *QUICK)
+    assert result.exit_code == 2
+    assert f"--model: got '/nope', but the server at {url} serves 'fake'; leave --model away" in result.stderr
+    for model in ("fake", "/the/folder"):
+        assert bench(tmp_path, "--url", url, "--model", model, "--methods", "ar", *QUICK).exit_code == 0
+
+
+def test_a_comparison_needs_a_checkpoint_before_anything_is_asked(tmp_path, fake, url):
+    for options in ((), ("--model", "/nope")):
+        result = bench(tmp_path, "--url", url, "--methods", "ar", "--check", "1", *options, *QUICK)
+        assert result.exit_code == 2
+        folder = options[-1] if options else "/the/folder"
+        assert f"--model: got '{folder}', expected a checkpoint folder" in result.stderr
+    assert fake.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_other_engine_is_named(tmp_path, url):
+    result = bench(tmp_path, "--url", url, "--engine", "sglang", *QUICK)
+    assert result.exit_code == 2
+    assert f"--engine: got sglang, but the server at {url} is vllm" in result.stderr
+
+
+def test_a_server_that_speculates_otherwise_says_which_methods_to_name(tmp_path, fake, url):
+    fake.options.refuse = True
+    result = bench(tmp_path, "--url", url, *QUICK)
+    assert result.exit_code == 2
+    assert (
+        "answered 400: no such option; say how this server speculates, with --methods eagle3 or"
+        in result.stderr
+    )
+
+
+@pytest.mark.parametrize("option", ["--model", "--eagle3"])
+def test_a_folder_that_is_not_there_is_refused_before_anything_starts(tmp_path, option):
+    result = bench(tmp_path, *SMALL, "--methods", "ar,eagle3", "--eagle3", "a/b", option, "/no/folder")
+    assert result.exit_code == 2
+    assert f"{option}: got '/no/folder', no such folder" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_of_a_run_that_could_not_start(tmp_path):
+    result = bench(tmp_path, "--launcher", "no-such-engine serve", "--methods", "ar")
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_setup_is_refused(tmp_path):

@@ -39,6 +39,7 @@ class StandIn(ThreadingHTTPServer):
     engine = "vllm"
     has_counters = True
     has_metrics = True
+    refusal = 0
 
     @property
     def asked(self) -> list[str]:
@@ -80,6 +81,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.server.refusal:
+            self._answer(
+                json.dumps({"error": {"message": "max_tokens is too large"}}).encode(), self.server.refusal
+            )
+            return
         self.server.requests.append(body)
         choice = {
             "index": 0,
@@ -90,8 +96,8 @@ class Handler(BaseHTTPRequestHandler):
         head = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny"}
         self._answer(json.dumps({**head, "choices": [choice], "usage": usage}).encode())
 
-    def _answer(self, content: bytes) -> None:
-        self.send_response(200)
+    def _answer(self, content: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("content-type", "application/json" if content[:1] in b"{[" else "text/plain")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
@@ -184,3 +190,22 @@ def test_no_server(server: StandIn) -> None:
     result = CliRunner().invoke(app, ["demo", "--url", url])
     assert result.exit_code == 2
     assert f"no server answers at {url}" in result.output
+
+
+@pytest.mark.parametrize(("status", "ending"), [(400, 2), (500, 1)])
+def test_what_the_server_refuses_is_one_line(server: StandIn, status: int, ending: int) -> None:
+    server.refusal = status
+    result = CliRunner().invoke(app, ["demo", "--url", server.url, "--max-tokens", "100000"])
+    assert result.exit_code == ending
+    assert result.stderr == f"error: the server at {server.url} answered {status}: max_tokens is too large\n"
+
+
+def test_the_scheme_and_v1_need_not_be_named(server: StandIn) -> None:
+    for url in (server.url.removeprefix("http://"), f"{server.url}/v1"):
+        assert CliRunner().invoke(app, ["demo", "--url", url]).exit_code == 0
+
+
+def test_a_narrow_terminal_cuts_nothing_off(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = CliRunner().invoke(app, ["demo", "--url", server.url]).output
+    assert "…" not in shown

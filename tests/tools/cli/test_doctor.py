@@ -1,6 +1,8 @@
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import types
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from nemotron_diffusion_plugin import __version__
 from nemotron_diffusion_plugin.serving import overrides
+from nemotron_diffusion_plugin.tools import extras
 from nemotron_diffusion_plugin.tools.cli import system_checks
 
 
@@ -52,6 +55,19 @@ def test_a_base_model_passes_without_lora(run, folder, monkeypatch):
 
 def test_missing_config(wrong, tmp_path):
     assert "no config.json" in wrong(tmp_path)
+
+
+def test_what_is_no_folder(wrong, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("none", "file"):
+        assert "no such folder, expected one with a checkpoint" in wrong(tmp_path / place)
+
+
+def test_a_config_that_cannot_be_read(wrong, tmp_path):
+    (tmp_path / "config.json").mkdir()
+    line = wrong(tmp_path)
+    assert "config.json: Is a directory" in line
+    assert "[Errno" not in line
 
 
 def test_absurd_config(wrong, folder):
@@ -112,7 +128,7 @@ def test_installation_lists_versions_and_says_what_to_install(monkeypatch):
     monkeypatch.setattr(system_checks, "_version", lambda name: None)
     monkeypatch.setattr(system_checks.metadata, "entry_points", lambda **selection: [])
     rows = {name: (good, detail) for name, good, detail in system_checks.installation()}
-    assert rows["torch"] == (False, "not installed, pip install torch")
+    assert rows["torch"] == (False, extras.missing("torch"))
     assert rows["vllm"] == (True, "not installed")
     assert rows["sglang"] == (True, "not installed")
     for group in ("vllm.general_plugins", "sglang.srt.plugins", "console_scripts"):
@@ -128,11 +144,11 @@ def test_a_failing_engine_is_a_finding(engine, monkeypatch):
 
     plugin = importlib.import_module(f"nemotron_diffusion_plugin.{engine}")
     check = getattr(system_checks, engine)
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     stand_in_for_sglang(monkeypatch)
     monkeypatch.setattr(plugin, "register", fail)
     assert check() == [("registration", False, "RuntimeError: engine is broken")]
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: False)
     assert check() == [(engine, True, "not installed, nothing to check")]
 
 
@@ -140,7 +156,7 @@ def test_hooks_of_sglang_are_in_place_before_it_is_asked(monkeypatch):
     from nemotron_diffusion_plugin import sglang as plugin
 
     calls = []
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     stand_in_for_sglang(monkeypatch, lambda: calls.append("hooks"))
     monkeypatch.setattr(plugin, "register", lambda: calls.append("register"))
     monkeypatch.setattr(plugin, "diagnose", lambda: calls.append("diagnose") or [("patch", True, "reason")])
@@ -156,7 +172,7 @@ def test_an_override_that_does_not_fit_is_a_finding(monkeypatch):
         raise overrides.OverrideError(f"{package} does not fit")
 
     plugin = importlib.import_module("nemotron_diffusion_plugin.vllm")
-    monkeypatch.setattr(system_checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
     monkeypatch.setattr(plugin, "register", lambda: None)
     monkeypatch.setattr(plugin, "diagnose", lambda: [])
     monkeypatch.setattr(overrides, "engine_classes", refuse)
@@ -190,3 +206,37 @@ def test_details_are_shown_as_they_are(run, random_checkpoint, monkeypatch):
     result = run("doctor", random_checkpoint, "--no-engines")
     assert detail in result.output
     assert result.exit_code == 1
+
+
+def test_without_torch_it_says_what_to_install_and_checks_the_rest():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from nemotron_diffusion_plugin.tools.cli import app; app(['doctor', '--no-engines'])"
+    )
+    variables = {**os.environ, "COLUMNS": "400"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables
+    )
+    assert result.returncode == 1
+    assert result.stderr == ""
+    rows = [line.split(maxsplit=2) for line in result.stdout.splitlines() if line.startswith(("ok", "WRONG"))]
+    found = {name: (verdict, detail.strip()) for verdict, name, detail in rows}
+    assert found["torch"] == ("WRONG", extras.missing("torch"))
+    assert found["GPU"] == ("ok", "unknown without torch")
+    assert found["checkpoint"] == ("ok", "not checked, as torch is not installed")
+
+
+def test_a_torch_that_does_not_load_is_a_finding(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(system_checks, "is_installed", lambda name: True)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert system_checks._gpu() == (
+        "GPU",
+        False,
+        "torch cannot be imported: libcudart.so.13: cannot open shared object file",
+    )

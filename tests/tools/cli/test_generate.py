@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 from rich.console import Console
 
+from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from nemotron_diffusion_plugin.reference.result import Generation, Step
 from nemotron_diffusion_plugin.tools.cli.generate import Mode, summarize
 from nemotron_diffusion_plugin.tools.cli.live import draw, live_view
@@ -64,13 +67,17 @@ def test_the_live_view_shows_every_forward(run, random_checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--threshold", "1.5"), r"field 'threshold': got 1.5, expected a number in (0, 1]"),
-        (("--block-size", "33"), "field 'block_size': got 33, expected an integer in 1 to 32"),
-        (("--denoising-steps", "0"), "field 'denoising_steps': got 0, expected an integer >= 1"),
-        (("--tokens-per-step", "2"), "field 'tokens_per_step': got 2 with commit_rule 'threshold'"),
-        (("--max-new-tokens", "0"), "max_new_tokens: got 0, expected at least 1"),
-        (("--temperature", "-1"), "temperature: got -1.0, expected a number >= 0"),
-        (("--max-model-len", "2"), "prompt_ids: got"),
+        (("--threshold", "1.5"), r"--threshold: got 1.5, expected a number in (0, 1]"),
+        (("--block-size", "33"), "--block-size: got 33, expected an integer in 1 to 32"),
+        (("--denoising-steps", "0"), "'--denoising-steps': got 0, expected 1 to 2147483647"),
+        (("--tokens-per-step", "2"), "--tokens-per-step: got 2 with commit_rule 'threshold'"),
+        (("--max-new-tokens", "0"), "'--max-new-tokens' / '-n': got 0, expected 1 to 2147483647"),
+        (("--temperature", "-1"), "'--temperature': got -1.0, expected 0 to 100"),
+        (("--max-model-len", "2"), "tokens, expected 1 to 1, as --max-model-len is 2"),
+        (("--max-model-len", "1025"), "--max-model-len: got 1025, expected 2 to 1024, the model's limit"),
+        (("--delay", "-1"), "'--delay': got -1.0, expected 0 to 60"),
+        (("--delay", "nan"), "'--delay': got nan, expected 0 to 60"),
+        (("--seed", str(2**63)), f"'--seed': got {2**63}, expected {-(2**63)} to {2**63 - 1}"),
     ],
 )
 def test_bad_options_are_one_line(fails, random_checkpoint, arguments, message):
@@ -78,10 +85,42 @@ def test_bad_options_are_one_line(fails, random_checkpoint, arguments, message):
 
 
 def test_bad_folders_are_one_line(fails, tmp_path, random_checkpoint):
-    assert "no config.json, expected a folder with a checkpoint" in fails(
-        "generate", "x", "-m", tmp_path / "none"
+    for folder in (tmp_path / "none", tmp_path, BUNDLED_CHECKPOINT / "config.json"):
+        expected = f"--model: got '{folder}', expected a checkpoint folder, with its config.json"
+        assert expected in fails("generate", "x", "-m", folder)
+    assert "PROMPT: got 0 tokens, expected 1 to 1023" in fails(
+        "generate", "", "--raw", "-m", random_checkpoint
     )
-    assert "prompt_ids: got 0 tokens" in fails("generate", "", "--raw", "-m", random_checkpoint)
+
+
+@pytest.mark.parametrize("prompt", ["-", "caf\udce9"])
+def test_a_prompt_that_is_no_text_is_one_line(run, random_checkpoint, prompt):
+    result = run("generate", prompt, "-m", random_checkpoint, *QUICK, input=b"caf\xe9")
+    assert result.exit_code == 2
+    what = "standard input: byte 3 is no UTF-8" if prompt == "-" else "PROMPT: got bytes that are not UTF-8"
+    assert what in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{", "tokenizer.json: not readable: "),
+        ("tokenizer.json", None, "no tokenizer.json, expected the checkpoint's tokenizer"),
+        ("chat_template.jinja", "{% if %}", "the chat template fails: "),
+        ("chat_template.jinja", "{{ raise_exception('no system message') }}", "fails: no system message"),
+        ("chat_template.jinja", None, "no chat_template.jinja, which chat messages need"),
+    ],
+)
+def test_a_damaged_tokenizer_or_template_is_one_line(
+    fails, tmp_path, random_checkpoint, file, content, message
+):
+    folder = shutil.copytree(random_checkpoint, tmp_path / "damaged")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    assert message in fails("generate", "hello", "-m", folder)
+    if file == "tokenizer.json":
+        assert "tokenizer.json" in fails("train-eagle3", tmp_path / "new", "--target", folder)
 
 
 def test_wrong_mode_lists_the_modes(run):

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from safetensors import SafetensorError
 
 from nemotron_diffusion_plugin.model.reader import inspect_tensors, read_config
+from nemotron_diffusion_plugin.tools.training import random_model
 
 
 def test_writes_what_was_asked(run, tmp_path):
@@ -24,7 +26,7 @@ def test_writes_what_was_asked(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--shards", "0"), "shards: got 0, expected at least 1"),
+        (("--shards", "0"), "--shards: got 0, expected 1 to 30, the number of tensors"),
         (("--set", "hidden_size"), "--set: got 'hidden_size', expected FIELD=VALUE"),
         (("--set", "=3"), "--set: got '=3', expected FIELD=VALUE"),
         (("--set", "hidden=3"), "--set: unknown field 'hidden', expected one of vocab_size, hidden_size"),
@@ -43,3 +45,38 @@ def test_a_folder_in_use_is_left_alone(run, fails, tmp_path):
     assert "exists and is not an empty folder" in fails("make-checkpoint", tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert run("make-checkpoint", tmp_path, "--force", "--set", "num_hidden_layers=1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--set", "vocab_size=50", "--set", "mask_token_id=3"),
+        ("--set", "hidden_size=1000000000"),
+        ("--set", "num_hidden_layers=1000000000"),
+        ("--shards", "1000"),
+        ("--seed", str(2**64)),
+    ],
+)
+def test_the_corrected_command_is_not_refused(run, fails, tmp_path, wrong):
+    fails("make-checkpoint", tmp_path / "new", *wrong)
+    assert list(tmp_path.iterdir()) == []
+    assert run("make-checkpoint", tmp_path / "new", "--set", "num_hidden_layers=1").exit_code == 0
+
+
+def test_a_model_larger_than_the_memory_says_so(fails, tmp_path):
+    message = fails("make-checkpoint", tmp_path / "new", "--set", "hidden_size=1000000000")
+    assert "GB in float32; expected one that fits into this machine's" in message
+
+
+def test_a_failure_leaves_what_was_there(run, tmp_path, monkeypatch):
+    """Also with --force, and also when it comes in the middle of writing."""
+    (tmp_path / "config.json").write_text("mine")
+
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(random_model, "save_file", full)
+    result = run("make-checkpoint", tmp_path, "--force", "--set", "num_hidden_layers=1")
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {tmp_path}: No space left on device\n"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", "mine")]

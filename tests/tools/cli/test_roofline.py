@@ -2,8 +2,10 @@ import json
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
+from nemotron_diffusion_plugin.tools.cli import app
 
 
 def rows(output, title):
@@ -78,6 +80,23 @@ def test_measured_points_beside_their_ceilings(run, tmp_path):
     assert rows(result.output, "Measured") == [["AR", "0", "1", "151", "302", "50%", "[mine] 1"]]
 
 
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_a_narrow_terminal_cuts_nothing_off(columns):
+    line = ["roofline", "--context", "0,8192,2147483647", "--tpf", "2.5"]
+    shown = CliRunner().invoke(app, line, env={"COLUMNS": columns}).output
+    assert "…" not in shown
+    assert "2147483647" in shown
+    first, *_ = rows(shown, "At most, tokens per second")
+    assert first == ["0", "1", "302", "788", "1029", "2058", "402", "754"]
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_what_was_there(fails, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "mine.foo").write_text("mine")
+    assert "Format 'foo' is not supported" in fails("roofline", "--plot", tmp_path / "mine.foo")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mine.foo", "mine")]
+
+
 def test_plot(run, tmp_path):
     pytest.importorskip("matplotlib")
     assert run("roofline", "--plot", tmp_path / "roofline.png").exit_code == 0
@@ -87,7 +106,7 @@ def test_plot(run, tmp_path):
 def test_plot_without_matplotlib(fails, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     error = fails("roofline", "--plot", tmp_path / "roofline.png")
-    assert "--plot: matplotlib is not installed, pip install 'nemotron-diffusion-plugin[bench]'" in error
+    assert "matplotlib is not installed; pip install '.[bench]'" in error
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ def test_arguments_reach_the_recipe(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--minutes", "0"), "--minutes: got 0.0, expected more than 0"),
-        (("--eval-per-category", "-1"), "--eval-per-category: got -1, expected 0 or more"),
-        (("--target", "/nowhere"), "--target: got /nowhere, expected a checkpoint folder"),
+        (("--minutes", "0"), "'--minutes': got 0.0, expected 0.001 to 1000000.0"),
+        (("--eval-per-category", "-1"), "'--eval-per-category': got -1, expected 0 to 10000"),
+        (("--target", "/nowhere"), "--target: got '/nowhere', expected a checkpoint folder"),
     ],
 )
 def test_bad_input_is_one_line(fails, tmp_path, arguments, message):
@@ -34,3 +34,12 @@ def test_bad_input_is_one_line(fails, tmp_path, arguments, message):
 def test_a_folder_in_use_is_left_alone(fails, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists and is not an empty folder" in fails("train-eagle3", tmp_path)
+
+
+def test_a_target_of_too_few_layers_is_refused_before_the_training(
+    fails, tmp_path, random_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(recipe, "train_head", None)
+    message = fails("train-eagle3", tmp_path / "new", "--target", random_checkpoint)
+    assert f"{random_checkpoint}: got a target of 2 layers, expected at least 6" in message
+    assert list(tmp_path.iterdir()) == []

@@ -21,9 +21,9 @@ def test_arguments_reach_the_recipe(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--minutes", "0"), "--minutes: got 0.0, expected more than 0"),
-        (("--minutes", "nan"), "--minutes: got nan, expected more than 0"),
-        (("--eval-per-category", "-1"), "--eval-per-category: got -1, expected 0 or more"),
+        (("--minutes", "0"), "'--minutes': got 0.0, expected 0.001 to 1000000.0"),
+        (("--minutes", "nan"), "'--minutes': got nan, expected 0.001 to 1000000.0"),
+        (("--eval-per-category", "-1"), "'--eval-per-category': got -1, expected 0 to 10000"),
     ],
 )
 def test_bad_input_is_one_line(fails, tmp_path, arguments, message):

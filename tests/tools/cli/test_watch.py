@@ -3,6 +3,8 @@
 import socket
 import sys
 
+import pytest
+
 from nemotron_diffusion_plugin.tools.client.served_model import ServedModel
 
 watch = sys.modules["nemotron_diffusion_plugin.tools.cli.watch"]
@@ -23,3 +25,12 @@ def test_a_port_in_use_is_one_line(run, monkeypatch) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("error: cannot listen on 127.0.0.1:")
     assert result.stderr.rstrip().endswith("choose another --port")
+
+
+@pytest.mark.parametrize("host", ["nobody.invalid", "203.0.113.1", "a" * 70])
+def test_a_host_that_is_not_ours_is_not_blamed_on_the_port(run, monkeypatch, host) -> None:
+    monkeypatch.setattr(watch, "find_model", lambda url: ServedModel(url, None, "tiny", "vllm"))
+    result = run("watch", "--host", host, "--port", "0")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: cannot listen on {host}:0: ")
+    assert result.stderr.rstrip().endswith("choose another --host")

@@ -13,7 +13,9 @@ pytest.importorskip("openai")
 
 
 class Server(ThreadingHTTPServer):
-    status, models = 200, [{"id": "tiny", "object": "model", "owned_by": "sglang"}]
+    status, models = 200, [{"id": "tiny", "object": "model", "owned_by": "sglang", "root": "/the/folder"}]
+    body: bytes | None = None
+    kind = "application/json"
     key = ""
 
     @property
@@ -26,9 +28,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.key = self.headers["authorization"]
-        content = json.dumps({"object": "list", "data": self.server.models}).encode()
+        content = self.server.body
+        if content is None:
+            content = json.dumps({"object": "list", "data": self.server.models}).encode()
         self.send_response(self.server.status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", self.server.kind)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -48,7 +52,7 @@ def server() -> Iterator[Server]:
 def test_model_engine_and_field(server: Server) -> None:
     served = find_model(f"{server.url}/")
     assert (served.url, served.name, served.engine) == (server.url, "tiny", "sglang")
-    assert served.request_field == "custom_params"
+    assert (served.request_field, served.checkpoint) == ("custom_params", "/the/folder")
 
 
 def test_a_key_is_taken_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +61,10 @@ def test_a_key_is_taken_from_the_environment(server: Server, monkeypatch: pytest
     assert server.key == "Bearer secret"
 
 
-@pytest.mark.parametrize(
-    ("status", "hint"), [(401, "set OPENAI_API_KEY"), (404, "expected a list of models")]
-)
+@pytest.mark.parametrize(("status", "hint"), [(401, "set OPENAI_API_KEY"), (404, "")])
 def test_a_refusal_names_the_address_and_the_status(server: Server, status: int, hint: str) -> None:
     server.status = status
-    with pytest.raises(ValueError, match=f"{server.url}/v1/models answered {status}.*{hint}"):
+    with pytest.raises(ValueError, match=f"{server.url}/v1/models: expected a list of .*{status}.*{hint}"):
         find_model(server.url)
 
 
@@ -75,4 +77,14 @@ def test_a_server_without_a_model(server: Server) -> None:
 def test_another_engine(server: Server) -> None:
     server.models = [{"id": "tiny", "object": "model", "owned_by": "somebody"}]
     with pytest.raises(ValueError, match="owned by 'somebody', expected one of vllm, sglang"):
+        find_model(server.url)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"", b"[]", b"{}", b'"models"', b'{"data": 3}', b'{"data": [3]}', b"\xff"]
+)
+def test_what_is_no_list_of_models(server: Server, body: bytes, kind: str) -> None:
+    server.body, server.kind = body, kind
+    with pytest.raises(ValueError, match=server.url):
         find_model(server.url)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nemotron_diffusion_plugin.reference.model import ReferenceModel
+from nemotron_diffusion_plugin.tools.outputs import writing
 from nemotron_diffusion_plugin.tools.training.base import learning_rate_share, quick_attention
 from nemotron_diffusion_plugin.tools.training.conversations import (
     ChatEncoder,
@@ -210,18 +211,25 @@ def train_eagle3(
 
     Without ``minutes`` the settings' number of steps decides. ``on_report`` receives lines of text. Returns
     scores[depth][category]; empty for ``eval_per_category`` 0. Raises `CheckpointError` where the target cannot be
-    read.
+    read, `ValueError` where it has too few layers, and `OSError` where ``output`` cannot be written, all before the
+    training.
     """
-    report = on_report or (lambda line: None)
+    report, settings = on_report or (lambda line: None), settings or Settings()
     model, encoder = ReferenceModel.from_checkpoint(target), ChatEncoder(target)
+    if max(settings.layers) >= model.config.num_hidden_layers:
+        raise ValueError(
+            f"{target}: got a target of {model.config.num_hidden_layers} layers, expected at least "
+            f"{max(settings.layers) + 1}, as the head reads the inputs of layers {', '.join(map(str, settings.layers))}"
+        )
 
     def after_step(progress: HeadProgress) -> None:
         if progress.step % 50 == 0:
             right = " ".join(f"{share:.3f}" for share in progress.right)
             report(f"step {progress.step} {progress.fraction:.3f} loss {progress.loss:.3f} right {right}")
 
-    head = train_head(model, encoder, settings or Settings(), seed=seed, minutes=minutes, on_step=after_step)
-    save_head(output, head)
+    with writing(output) as made:
+        head = train_head(model, encoder, settings, seed=seed, minutes=minutes, on_step=after_step)
+        save_head(made.part, head)
     if not eval_per_category:
         return {}
     answers = decode_answers(model, encoder, per_category=eval_per_category, seed=seed)

@@ -3,7 +3,8 @@
 SGLang 0.5.23 has two attention backends for a CPU: one needs compiled kernels that are not published, the other
 cannot verify drafts. This one can, with rows of different widths in one forward and with bidirectional layers.
 Beside that it masks logits on a CPU for `--enable-strict-thinking`.
-It is not installed: `tests/engines/sglang/launch.py` puts its folder on PYTHONPATH.
+It is not installed: `tests/engines/install.py` lets this checkout's environment find its folder, and
+`tests/engines/sglang/launch.py` puts it on PYTHONPATH.
 """
 
 from __future__ import annotations
