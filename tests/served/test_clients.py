@@ -69,12 +69,14 @@ def generating(recorder: Recorder) -> list[Exchange]:
 
 def asks_for_a_form(body: dict[str, Any]) -> bool:
     """Whether a body asks for what only a grammar keeps, which diffusion refuses."""
-    tools = [tool.get("function", tool) for tool in body.get("tools", [])]
+    form = body.get("response_format")
+    for field in ("text", "output_config"):
+        if isinstance(body.get(field), dict):
+            form = form or body[field].get("format")
     choice = body.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, dict) else choice
-    forms = (body.get("response_format"), body.get("text"), body.get("output_config", {}).get("format"))
-    strict = kind != "none" and any(tool.get("strict") for tool in tools)
-    return any(forms) or kind not in (None, "auto", "none") or strict
+    strict = any(tool.get("function", tool).get("strict") for tool in body.get("tools", []))
+    return form is not None or kind not in (None, "auto", "none") or (strict and kind != "none")
 
 
 def check_every_mode(running: Running, sent: list[Exchange]) -> None:
