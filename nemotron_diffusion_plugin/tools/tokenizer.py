@@ -18,6 +18,8 @@ def load_tokenizer(folder: Path) -> Any:
     register()
     try:
         return AutoTokenizer.from_pretrained(folder)
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises no narrower class
         raise ValueError(f"{folder / FILE}: not readable: {error}") from error
 
@@ -28,6 +30,8 @@ def load_plain_tokenizer(folder: Path) -> Any:
 
     try:
         return Tokenizer.from_file(str(folder / FILE))
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises no narrower class
         raise ValueError(f"{folder / FILE}: not readable: {error}") from error
 
@@ -40,6 +44,8 @@ def render(tokenizer: Any, messages: Sequence[dict[str, str]], **options: Any) -
         text: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **options
         )
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the template does
         raise ValueError(f"{tokenizer.name_or_path}: the chat template fails: {error}") from error
     return text

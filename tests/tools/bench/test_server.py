@@ -62,7 +62,7 @@ def test_also_when_the_block_is_left_by_an_error(launcher, tmp_path):
 
 
 def test_a_server_that_ends_at_once_shows_its_log(launcher, tmp_path):
-    with pytest.raises(BenchError, match=r"the server ended after \d+ s, before it was ready: ") as caught:
+    with pytest.raises(BenchError, match=r"the server ended after \d+ s, before it was ready") as caught:
         server(launcher, tmp_path, "--die-at-start").__enter__()
     assert "no such checkpoint, says the fake" in caught.value.log_tail
 
