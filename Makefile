@@ -14,11 +14,12 @@ TOOLS        = python=$$($(INSTALL)) || exit 1
 BENCH_ENGINES = $(if $(filter file,$(origin ENGINE)),vllm sglang,$(ENGINE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve bench test test-all test-unit test-engine lint format clean
+.PHONY: help setup demo serve bench test test-all test-unit test-engine contracts lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  setup, demo, serve and test-engine take ENGINE=vllm or ENGINE=sglang (now $(ENGINE))"
+	@echo "  setup, demo, serve, test-engine and contracts take ENGINE=vllm or ENGINE=sglang (now $(ENGINE))"
+	@echo "  and ENGINE_VERSION=0.33 for that version of vLLM (docs/versions.md)"
 	@echo "  make serve takes MODEL=$(MODEL) PORT=$(PORT) ARGS='options of the engine'"
 
 setup: check-python check-engine  ## set up the engine (for a CPU where there is no GPU) and the tools, outside the tree
@@ -46,6 +47,9 @@ test-unit: check-python  ## the tests that need no engine, in seconds
 
 test-engine: check-python check-engine  ## the tests through a real vLLM or SGLang
 	@$(ENVIRONMENT); exec "$$python" -m tests.run engine-$(ENGINE) parts-$(ENGINE)
+
+contracts: check-python check-engine  ## what the installed version of the engine breaks, and what to read again
+	@$(ENVIRONMENT); exec "$$python" -m tests.engines.$(ENGINE).launch run "$$python" -m tests.contracts --engine $(ENGINE) $(ARGS)
 
 lint: check-python  ## ruff, import-linter and mypy
 	@$(TOOLS); exec "$$python" -m tests.run lint types

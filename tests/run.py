@@ -1,9 +1,11 @@
 """Run the project's checks one after the other and say how long each took: `python -m tests.run [--all] [STEP…]`.
 
 Steps: lint, types, unit, and for each engine, in its environment, engine-ENGINE (through servers) and parts-ENGINE (the
-rest). All steps run even when an earlier one fails; the exit status is 1 when any failed. Engines' steps run two at a
-time, as a server that starts keeps one core busy; the name of the engine stands before each line then. `--all` is the
-long lane: the tests marked `long` too, and every test in its full size (tests/README.md).
+rest). Another version of an engine than the usual one has parity-ENGINE-VERSION, a short run, and in the long lane
+engine-ENGINE-VERSION and parts-ENGINE-VERSION, without the tests marked `long`. All steps run even when an earlier one
+fails; the exit status is 1 when any failed. Engines' steps run two at a time, as a server that starts keeps one core
+busy; the name of the engine stands before each line then. `--all` is the long lane: the tests marked `long` too, and
+every test in its full size (tests/README.md).
 """
 
 from __future__ import annotations
@@ -21,18 +23,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.engines import starts
-from tests.engines.install import detect_device, install
+from tests.engines.install import VERSION, detect_device, install
 from tests.engines.recipe import ENGINES, SetupError, load_recipe
 from tests.engines.server import CHECKOUT
 
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
 AT_ONCE = 2
-STEPS = (
+OTHER_VERSIONS = ("vllm-0.33",)
+"""Versions that are served beside the usual ones: a short run with every change, the suites in the long lane."""
+USUAL_STEPS = (
     *("lint", "types", "unit"),
     *(
         f"{kind}-{engine}" for kind in ("engine", "parts") for engine in reversed(ENGINES)
     ),  # the longest first
 )
+SHORT_STEPS = (*USUAL_STEPS, *(f"parity-{version}" for version in OTHER_VERSIONS))
+LONG_STEPS = (
+    *USUAL_STEPS,
+    *(f"{kind}-{version}" for version in OTHER_VERSIONS for kind in ("engine", "parts")),
+)
+STEPS = tuple(dict.fromkeys((*SHORT_STEPS, *LONG_STEPS)))
+PARITY = ("tests/served/test_tokens.py", "tests/served/test_acceptance_counts.py")
 FULL_SIZES = {
     "NEMOTRON_DIFFUSION_DRAWS": "4000",
     "NEMOTRON_DIFFUSION_STEPS": "5000",
@@ -60,8 +71,13 @@ class Result:
 
 def engine_of(step: str) -> str | None:
     """Return the engine whose environment a step needs, None where it needs no engine."""
-    kind, _, engine = step.partition("-")
-    return engine if kind in ("engine", "parts") else None
+    kind, _, rest = step.partition("-")
+    return rest.partition("-")[0] if kind in ("engine", "parts", "parity") else None
+
+
+def version_of(step: str) -> str | None:
+    """Return the version of the engine that a step names, None for the usual one."""
+    return step.partition("-")[2].partition("-")[2] or None
 
 
 def engine_folders(engine: str) -> list[str]:
@@ -80,6 +96,9 @@ def commands(step: str, python: str | Path, long: bool = False) -> list[list[str
         parts = [folder for folder in part_folders(engine) if (CHECKOUT / folder).is_dir()]
         if step.startswith("parts-"):
             return [[*pytest, *parts]]
+        if step.startswith("parity-"):
+            contracts = f"tests/{engine}/parts/test_contracts.py"
+            return [[*pytest, *PARITY, "-k", "trained"], [*pytest, contracts]]
         return [[*pytest, "tests/served", f"tests/{engine}", f"--ignore=tests/{engine}/parts"]]
     ignored = {f"--ignore={folder}": None for engine in ENGINES for folder in engine_folders(engine)}
     return {
@@ -104,17 +123,27 @@ def variables(step: str, long: bool = False) -> dict[str, str]:
     return dict(launch.environment(base))
 
 
+def set_up(engine: str, version: str | None) -> Path:
+    """Make the environment of an engine exist and return its Python."""
+    return install(load_recipe(engine, version), detect_device())
+
+
 def run(step: str, prefix: str = "", long: bool = False) -> Result:
     """Run the commands of a step, all of them; `prefix` goes before each line."""
     engine, start = engine_of(step), time.monotonic()
     try:
-        python = sys.executable if engine is None else install(load_recipe(engine), detect_device())
+        python = sys.executable if engine is None else set_up(engine, version_of(step))
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return Result(step, time.monotonic() - start, False)
     statuses = []
     with tempfile.NamedTemporaryFile(prefix="engine-starts-") as counted:
-        environment = {**variables(step, long), starts.VARIABLE: counted.name}
+        long = long and version_of(step) is None
+        environment = {
+            **variables(step, long),
+            starts.VARIABLE: counted.name,
+            VERSION: version_of(step) or "",
+        }
         for command in commands(step, python, long):
             print(f"\n{prefix}== {step}: {' '.join(command[2:])}", flush=True)
             statuses.append(execute(command, environment, prefix))
@@ -142,9 +171,11 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
 
 def set_up_engines() -> None:
     """Begin to set up the engines' environments, which mostly waits for the package index, beside the first steps."""
-    for engine in ENGINES:
+    for name in (*ENGINES, *OTHER_VERSIONS):
+        engine, _, version = name.partition("-")
         command = [sys.executable, "-m", "tests.engines.install", "--engine", engine]
-        subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, VERSION: version}
+        subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -153,12 +184,12 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         print(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    begun, chosen = time.monotonic(), steps or STEPS
+    begun, chosen = time.monotonic(), steps or (LONG_STEPS if long else SHORT_STEPS)
     if not steps:
         set_up_engines()
     results = [run(step, "", long) for step in chosen if engine_of(step) is None]
     if of_engines := [step for step in chosen if engine_of(step) is not None]:
-        prefixes = [f"{engine_of(step)}: " if len(of_engines) > 1 else "" for step in of_engines]
+        prefixes = [f"{step.partition('-')[2]}: " if len(of_engines) > 1 else "" for step in of_engines]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             results += pool.map(run, of_engines, prefixes, [long] * len(of_engines))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -11,6 +11,7 @@ from nemotron_diffusion_patches.vllm import (
     sampling_parameters,
     speculator_factory,
 )
+from nemotron_diffusion_plugin.vllm import versions
 from nemotron_diffusion_plugin.vllm.identity import (
     SPECULATIVE_METHOD,
     SPECULATOR_CLASS,
@@ -20,13 +21,14 @@ from nemotron_diffusion_plugin.vllm.identity import (
 
 
 def engine_patches() -> list[Patch]:
-    """The patches in the order in which they are applied."""
-    return [
+    """The patches that the installed version needs, in the order in which they are applied."""
+    patches = [
         lookahead_slots.patch(uses_block_speculator),
         async_scheduling.patch(SPECULATIVE_METHOD),
         speculator_factory.patch(uses_block_speculator, _make_speculator),
         sampling_parameters.patch(is_block_speculator),
     ]
+    return [patch for patch in patches if versions.needs(patch.about)]
 
 
 def summary() -> str:

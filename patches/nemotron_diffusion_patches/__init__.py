@@ -21,6 +21,7 @@ class Description:
         upstream: what the engine does, so that no hook is enough.
         remove_when: the change of the engine that makes it unnecessary.
         process: the process that applies it where it is needed; None for all, at registration.
+        versions: the versions of the engine that need it, as pip writes them; empty for all that are supported.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Description:
     upstream: str
     remove_when: str
     process: str | None = None
+    versions: str = ""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def _heading(engine: str) -> str:
 def _row(about: Description) -> str:
     functions = ", ".join(dict.fromkeys(f"`{_short(target)}`" for target in about.targets))
     where = f", in the {about.process}" if about.process else ""
+    where += f"; {about.versions} only" if about.versions else ""
     cells = (f"`{about.name}`", functions + where, about.reason, about.upstream, about.remove_when)
     return f"| {' | '.join(cells)} |"
 

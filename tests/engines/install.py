@@ -41,6 +41,7 @@ from tests.engines.recipe import ENGINES, Recipe, SetupError, load_recipe  # noq
 TOOLS = HERE.parent / "requirements.txt"
 START = time.monotonic()
 COMPLETE = "complete"
+VERSION = "ENGINE_VERSION"
 TORCH_LIBRARIES = """
 from importlib.metadata import requires
 from packaging.requirements import Requirement
@@ -53,6 +54,11 @@ for line in map(Requirement, requires("torch")):
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="default: %(default)s")
+    parser.add_argument(
+        "--engine-version",
+        default=os.environ.get(VERSION, ""),
+        help=f"default: ${VERSION}, or the one that the tests use",
+    )
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where nvidia-smi lists one")
     parser.add_argument(
         "--remove",
@@ -64,7 +70,8 @@ def main() -> int:
         remove_checkout_environments()
         return 0
     try:
-        python = install(load_recipe(arguments.engine), arguments.device or detect_device())
+        recipe = load_recipe(arguments.engine, arguments.engine_version)
+        python = install(recipe, arguments.device or detect_device())
     except SetupError as error:
         say(str(error))
         return 1
@@ -80,11 +87,7 @@ def main() -> int:
 
 def install(recipe: Recipe, device: str) -> Path:
     """Make both layers exist and return the checkout environment's Python."""
-    python, version = find_python(recipe.pythons(device))
-    engine = cache_folder() / engine_name(recipe, device, version)
-    with lock(engine):
-        if not (engine / COMPLETE).exists():
-            build_engine(engine, python, recipe, device)
+    engine = install_engine(recipe, device)
     checkout = checkout_environment(recipe, device)
     folders = recipe.import_folders(device)
     state = checkout_state(engine, folders)
@@ -92,6 +95,16 @@ def install(recipe: Recipe, device: str) -> Path:
         if read(checkout / COMPLETE) != state:
             build_checkout(checkout, engine, state, folders)
     return checkout / "bin" / "python"
+
+
+def install_engine(recipe: Recipe, device: str) -> Path:
+    """Make the layer of the engine exist and return its folder."""
+    python, version = find_python(recipe.pythons(device))
+    engine = cache_folder() / engine_name(recipe, device, version)
+    with lock(engine):
+        if not (engine / COMPLETE).exists():
+            build_engine(engine, python, recipe, device)
+    return engine
 
 
 def remove_checkout_environments() -> None:
@@ -143,13 +156,19 @@ def engine_name(recipe: Recipe, device: str, python_version: str) -> str:
     content = hashlib.sha256()
     for part in (recipe.revision, platform.machine(), python_version, device):
         content.update(part.encode() + b"\0")
-    for file in (recipe.requirements(device), TOOLS):
+    below = [recipe.base.requirements(device)] if stands_on_base(recipe, device) and recipe.base else []
+    for file in (recipe.requirements(device), TOOLS, *below):
         content.update(file.read_bytes() + b"\0")
-    return f"{recipe.engine}-{device}-py{python_version}-{content.hexdigest()[:12]}"
+    return f"{recipe.name}-{device}-py{python_version}-{content.hexdigest()[:12]}"
+
+
+def stands_on_base(recipe: Recipe, device: str) -> bool:
+    """Whether the engine's layer is a thin one over that of the recipe's base."""
+    return device == "cpu" and recipe.base is not None
 
 
 def checkout_environment(recipe: Recipe, device: str) -> Path:
-    return cache_folder() / "checkouts" / f"{recipe.engine}-{device}-{checkout_hash()}"
+    return cache_folder() / "checkouts" / f"{recipe.name}-{device}-{checkout_hash()}"
 
 
 def checkout_hash() -> str:
@@ -183,6 +202,9 @@ def fill_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None:
     """Make the engine environment and install everything in it."""
     log = Path(f"{engine}.log")
     log.write_text("")
+    if stands_on_base(recipe, device):
+        lay_over(engine, recipe, device, log)
+        return
     run(python, "-m", "venv", engine, log=log)
     pip = (engine / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
     if device == "cpu":
@@ -194,6 +216,24 @@ def fill_engine(engine: Path, python: str, recipe: Recipe, device: str) -> None:
     else:
         run(*pip, "--requirement", recipe.requirements(device), log=log)
     run(*pip, "--no-deps", "--requirement", TOOLS, log=log)
+
+
+def lay_over(engine: Path, recipe: Recipe, device: str, log: Path) -> None:
+    """Make an environment of few packages over that of the recipe's base, which has the rest."""
+    assert recipe.base is not None
+    assert recipe.overlay is not None
+    base_python, python = install_engine(recipe.base, device) / "bin" / "python", engine / "bin" / "python"
+    run(base_python, "-m", "venv", "--without-pip", engine, log=log)
+    pip = (base_python, "-m", "pip", "--python", python, "install", "--disable-pip-version-check", "--quiet")
+    run(*pip, "--no-deps", "--require-hashes", "--requirement", recipe.requirements(device), log=log)
+    packages, base_packages = package_folder(python), package_folder(base_python)
+    recipe.overlay(packages, base_packages)
+    (packages / "base.pth").write_text(f"import site; site.addsitedir({str(base_packages)!r})\n")
+
+
+def package_folder(python: Path) -> Path:
+    """Return where a Python's packages are."""
+    return Path(capture(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
 
 
 def make_torch_load(python: Path, pip: Sequence[object], log: Path) -> None:
@@ -222,9 +262,8 @@ def build_checkout(environment: Path, engine: Path, state: str, folders: Sequenc
         shutil.rmtree(environment, ignore_errors=True)
         run(engine_python, "-m", "venv", "--without-pip", environment, log=log)
         base.write_text(str(engine))
-    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages, engine_packages = Path(capture(python, "-c", query)), capture(engine_python, "-c", query)
-    lines = [f"import site; site.addsitedir({engine_packages!r})", *map(str, folders)]
+    packages, engine_packages = package_folder(python), package_folder(engine_python)
+    lines = [f"import site; site.addsitedir({str(engine_packages)!r})", *map(str, folders)]
     (packages / "engine.pth").write_text("".join(f"{line}\n" for line in lines))
     pip = (
         engine_python,

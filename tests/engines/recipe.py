@@ -26,6 +26,9 @@ class Recipe:
     `revision` counts changes of the installer that make existing environments wrong. `write_wheels` makes
     wheels in a folder, which are installed after the requirements for a CPU. `cpu_folder`, beside the requirements, is
     what the engine cannot be imported without on a CPU: plain Python of the environment finds it.
+
+    A recipe of a `version` that has no build for a CPU stands on the environment of a `base`: `overlay(packages,
+    base_packages)` is called with the folders of both environments' packages, once the requirements are installed.
     """
 
     engine: str
@@ -35,6 +38,14 @@ class Recipe:
     gpu_pythons: Sequence[str]
     write_wheels: Callable[[Path], Sequence[Path]] = _no_wheels
     cpu_folder: str | None = None
+    version: str | None = None
+    base: Recipe | None = None
+    overlay: Callable[[Path, Path], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The engine, and its version where that is not the usual one."""
+        return self.engine if self.version is None else f"{self.engine}-{self.version}"
 
     def pythons(self, device: str) -> Sequence[str]:
         """Return the versions of Python that will do on "cpu" or "gpu", the best one first."""
@@ -42,7 +53,8 @@ class Recipe:
 
     def requirements(self, device: str) -> Path:
         """Return the requirements file for "cpu" or "gpu"."""
-        return Path(__file__).resolve().parent / self.engine / f"requirements-{device}.txt"
+        version = "" if self.version is None else f"-{self.version}"
+        return Path(__file__).resolve().parent / self.engine / f"requirements-{device}{version}.txt"
 
     def import_folders(self, device: str) -> Sequence[Path]:
         """Return the folders, beside the packages, in which Python finds what it imports on "cpu" or "gpu"."""
@@ -67,8 +79,19 @@ class Recipe:
             )
 
 
-def load_recipe(engine: str) -> Recipe:
-    """Return the recipe of one of `ENGINES`."""
-    recipe = import_module(f"tests.engines.{engine}.recipe").RECIPE
+def load_recipe(engine: str, version: str | None = None) -> Recipe:
+    """Return the recipe of one of `ENGINES`, in another version than the usual one where `version` names it.
+
+    Raises:
+        SetupError: there is no recipe for that version.
+    """
+    module = import_module(f"tests.engines.{engine}.recipe")
+    if not version or version == module.USUAL:
+        recipe = module.RECIPE
+    elif version in module.OTHERS:
+        recipe = module.OTHERS[version]
+    else:
+        there_are = ", ".join([module.USUAL, *module.OTHERS])
+        raise SetupError(f"no recipe for {module.RECIPE.title} {version}, there are {there_are}")
     assert isinstance(recipe, Recipe)
     return recipe

@@ -59,6 +59,23 @@ def test_the_engines_have_environments_of_their_own(builds: list[str], cache: Pa
     assert {folder.name.split("-")[0] for folder in cache.glob("*-cpu-*") if folder.is_dir()} == set(ENGINES)
 
 
+def test_another_version_lies_over_the_usual_one_on_a_cpu(
+    builds: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = load_recipe("vllm", "0.33")
+    assert install.install(newer, "cpu") != install.install(VLLM, "cpu")
+    assert install.stands_on_base(newer, "cpu")
+    assert not install.stands_on_base(newer, "gpu")
+    assert newer.requirements("cpu").exists()
+    assert newer.requirements("gpu").exists()
+    before = install.engine_name(newer, "cpu", "3.11")
+    monkeypatch.setattr(type(VLLM), "requirements", lambda recipe, device: Path(__file__))
+    assert install.engine_name(newer, "cpu", "3.11") != before
+    assert load_recipe("vllm", "0.32") == load_recipe("vllm", "") == VLLM
+    with pytest.raises(SetupError, match=r"no recipe for vLLM 9\.9, there are 0\.32, 0\.33"):
+        load_recipe("vllm", "9.9")
+
+
 def test_removing_takes_this_checkout_s_environments_only(builds: list[str], cache: Path) -> None:
     pythons = [install.install(recipe, "cpu") for recipe in (VLLM, SGLANG)]
     other = cache / "checkouts" / "vllm-cpu-of-another-one"

@@ -97,6 +97,35 @@ def test_two_engines_run_side_by_side_and_say_who_speaks(
     assert [line.split()[-1] for line in lines[-2:]] == ["ok", "FAILED"]
 
 
+def test_another_version_has_a_short_run_and_its_suites_in_the_long_lane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[str, bool]] = []
+    asked: list[str | None] = []
+    monkeypatch.setattr(run, "set_up_engines", lambda: None)
+
+    def note(step: str, prefix: str = "", long: bool = False) -> run.Result:
+        ran.append((step, long))
+        return run.Result(step, 0.0, True)
+
+    monkeypatch.setattr(run, "run", note)
+    for arguments, version in (([], "parity-vllm-0.33"), (["--all"], "engine-vllm-0.33")):
+        ran.clear()
+        assert run.main(arguments) == 0
+        assert {"unit", "engine-vllm", "parts-sglang", version} <= {step for step, _ in ran}
+        assert all(long is bool(arguments) for _, long in ran)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        run, "install", lambda recipe, device: asked.append(recipe.version) or Path(sys.executable)
+    )
+    assert run.set_up("vllm", run.version_of("parity-vllm-0.33")) == Path(sys.executable)
+    run.set_up("vllm", run.version_of("parts-vllm"))
+    assert asked == ["0.33", None]
+    tokens, contracts = run.commands("parity-vllm-0.33", "python")
+    assert "tests/served/test_tokens.py" in tokens
+    assert "tests/vllm/parts/test_contracts.py" in contracts
+
+
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["units"]) == 2
     assert "no such step: units; there are lint, types, unit" in capsys.readouterr().err

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 from vllm import _custom_ops as ops
-from vllm.utils.torch_utils import is_quantized_kv_cache
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+from vllm.v1.kv_cache_interface import is_quantized_kv_cache
 
 from nemotron_diffusion_kernels.block_attention import block_attention
 from nemotron_diffusion_kernels.block_attention.api import HEAD_SIZES

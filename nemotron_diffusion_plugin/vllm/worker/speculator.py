@@ -173,6 +173,8 @@ class BlockSpeculator(BaseSpeculator):
         self._hand_out_rest(slots, ends, begins, drafts)
         self.table.end(slots[self._known_ended(slots, begins, num_sampled)])
         begins &= ~self.table.is_in(slots, BlockPhase.ENDED)
+        if num_speculative_tokens == 0:  # from 0.33: the step has no request that can use drafts
+            begins[:] = False
         has_others = not self.table.is_diffusion(slots).all()
         bound = self.settings.denoise_forwards if has_others else UNBOUNDED
 

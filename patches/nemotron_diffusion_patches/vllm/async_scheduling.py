@@ -11,7 +11,8 @@ ABOUT = Description(
     targets=("vllm.config.vllm.NgramGPUTypes",),
     reason="asynchronous scheduling is refused for speculators outside the tree, though ours drafts on the device",
     upstream="vLLM lists the allowed methods by name",
-    remove_when="a speculator can state that it supports asynchronous scheduling",
+    remove_when="a speculator can state that it supports asynchronous scheduling, or all do",
+    versions="<0.33",
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.engines.recipe import Recipe
 
+USUAL = "0.5.23"
+OTHERS: dict[str, Recipe] = {}
 RECIPE = Recipe(
     engine="sglang",
     title="SGLang",

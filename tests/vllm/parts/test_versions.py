@@ -15,12 +15,14 @@ from nemotron_diffusion_plugin.serving.overrides import OverrideError
 from nemotron_diffusion_plugin.vllm import versions
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32.5.dev3+g12ab"])
+@pytest.mark.parametrize(
+    "version", ["0.32.0", "0.32.1", "0.33.0", "0.32.0+cpu", "0.33.1rc1", "0.32.5.dev3+g12ab"]
+)
 def test_supported(version: str) -> None:
     assert versions.problem(version) is None
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "0.33.0rc1", "1.0.0"])
+@pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "0.34.0rc1", "1.0.0"])
 def test_unsupported_names_both_versions(version: str) -> None:
     message = versions.problem(version)
     assert message is not None

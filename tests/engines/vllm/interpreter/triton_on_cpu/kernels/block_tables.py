@@ -18,6 +18,11 @@ _SLOTS = "vllm.v1.worker.gpu.block_table._compute_slot_mappings_kernel"
 _WRITE = "vllm.v1.worker.gpu.buffer_utils._apply_write_kernel"
 
 
+@covers(
+    _GATHER,
+    case=lambda arguments, options: not options.get("MASK_SLIDING_WINDOW"),
+    grid=lambda arguments: (arguments[3].shape[0], arguments[6]),
+)
 def gather_block_tables(
     batch_idx_to_req_idx: Tensor,
     src_block_table_ptrs: Tensor,
@@ -26,6 +31,7 @@ def gather_block_tables(
     num_blocks: Tensor,
     num_blocks_stride: int,
     num_reqs: int,
+    *_of_sliding_windows: object,
     **_launch: object,
 ) -> None:
     """Copy each request's block ids into the row of the batch it has in this step, for every cache group.

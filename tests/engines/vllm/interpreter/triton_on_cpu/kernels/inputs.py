@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from triton_on_cpu.kernels.interpreted import covers
+
 _MODULE = "vllm.v1.worker.gpu.input_batch."
+_POST_UPDATE = _MODULE + "_post_update_kernel"
 
 
 def prepare_prefill_inputs(
@@ -115,6 +118,11 @@ def get_num_sampled_and_rejected(
     num_rejected.numpy()[:rows] = np.where(in_prompt, 0, rejected)
 
 
+@covers(
+    _POST_UPDATE,
+    case=lambda arguments, options: all(more is None for more in arguments[13:14]),
+    grid=lambda arguments: (arguments[0].shape[0],),
+)
 def post_update(
     idx_mapping: Tensor,
     num_computed_tokens: Tensor,
@@ -129,6 +137,7 @@ def post_update(
     all_token_ids: Tensor,
     all_token_ids_stride: int,
     total_len: Tensor,
+    *_of_other_ranks: object,
     **_launch: object,
 ) -> None:
     """Append the sampled tokens to each request and advance its counters.
@@ -189,7 +198,7 @@ REPLACEMENTS: dict[str, Callable[..., object]] = {
     _MODULE + "_prepare_pos_seq_lens_kernel": prepare_pos_seq_lens,
     _MODULE + "_combine_sampled_and_draft_tokens_kernel": combine_sampled_and_draft_tokens,
     _MODULE + "_get_num_sampled_and_rejected_kernel": get_num_sampled_and_rejected,
-    _MODULE + "_post_update_kernel": post_update,
+    _POST_UPDATE: post_update,
     _MODULE + "_post_update_num_computed_tokens_kernel": post_update_num_computed_tokens,
     _MODULE + "_expand_idx_mapping_kernel": expand_idx_mapping,
 }

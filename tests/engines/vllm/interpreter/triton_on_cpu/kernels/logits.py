@@ -139,7 +139,11 @@ def min_p(
 
 
 def apply_top_k_top_p(
-    logits: Tensor, k: Tensor | None, p: Tensor | None, mask_value: float = -np.inf
+    logits: Tensor,
+    k: Tensor | None,
+    p: Tensor | None,
+    mask_value: float = -np.inf,
+    has_topp_only_rows: bool = True,
 ) -> Tensor:
     """Mask all but the k likeliest tokens and the smallest set with probability p, by vLLM's PyTorch code.
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from triton_on_cpu.kernels.interpreted import covers
+from triton_on_cpu.kernels.interpreted import covers, original
 from triton_on_cpu.kernels.logprobs import blockwise_sum
 from triton_on_cpu.kernels.noise import philox_uniform
 from triton_on_cpu.kernels.sampling import block_argmax, noised_block_argmax
 
 _SAMPLER = "vllm.v1.worker.gpu.spec_decode.rejection_sampler."
 _UTILS = "vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils."
+_STATS = _UTILS + "_compute_local_logits_stats_kernel"
 
 
 def gather_draft_sampled(
@@ -40,7 +41,7 @@ def gather_draft_sampled(
 
 
 @covers(
-    _UTILS + "_compute_local_logits_stats_kernel",
+    _STATS,
     case=lambda arguments, options: not options["HAS_DRAFT_LOGITS"],
     grid=lambda arguments: tuple(arguments[2].shape),
 )
@@ -64,14 +65,17 @@ def compute_local_logits_stats(
     expanded_local_pos: Tensor,
     temp: Tensor,
     vocab_size: int,
-    num_speculative_steps: int,
+    last: int,
     *,
     BLOCK_SIZE: int,
     **_launch: object,
 ) -> None:
-    """Write maximum and argmax (greedy rows) or maximum and sum of exponentials of each vocabulary block."""
+    """Write maximum and argmax (greedy rows) or maximum and sum of exponentials of each vocabulary block.
+
+    `last` is the number of drafts of a request in vLLM 0.32, that of all rows in 0.33.
+    """
     logits = target_logits.float().numpy()[:, :vocab_size]
-    is_draft = expanded_local_pos.numpy() < num_speculative_steps
+    is_draft = _is_draft(expanded_local_pos.numpy(), last)
     is_greedy = temp.numpy()[expanded_idx_mapping.numpy()] == 0
     values, tokens = block_argmax(logits, BLOCK_SIZE)
     target_local_max.numpy()[is_draft] = values[is_draft]
@@ -87,10 +91,22 @@ def compute_local_logits_stats(
             sums[sampling, block] = np.where(largest > -np.inf, total, 0)
 
 
+def _is_draft(places: np.ndarray, last: int) -> np.ndarray:
+    """Which rows verify a draft, by their places within their requests: all but the last of each request."""
+    if "num_logits" not in original(_STATS).arg_names:
+        return places < last
+    following = np.zeros_like(places)
+    following[: last - 1] = places[1:last]
+    return following != 0
+
+
 @covers(
     _UTILS + "_rejection_kernel",
     case=lambda arguments, options: (
-        not any(options[name] for name in ("HAS_DRAFT_LOGITS", "SYNTHETIC_MODE", "USE_BLOCK_VERIFICATION"))
+        not any(
+            options.get(name)
+            for name in ("HAS_DRAFT_LOGITS", "SYNTHETIC_MODE", "USE_BLOCK_VERIFICATION", "FLY_WINDOW_SIZE")
+        )
     ),
     grid=lambda arguments: (arguments[22].shape[0],),
 )
@@ -125,8 +141,7 @@ def rejection(
     cumulative_log_p: None,
     local_residual_mass: None,
     local_residual_mass_stride: int,
-    vocab_num_blocks: int,
-    *,
+    *_rest: object,
     PADDED_VOCAB_NUM_BLOCKS: int,
     **_launch: object,
 ) -> None:
@@ -289,7 +304,7 @@ def _logsumexp(maxima: np.ndarray, sums: np.ndarray, padded_blocks: int) -> np.n
 REPLACEMENTS: dict[str, Callable[..., object]] = {
     _SAMPLER + "_gather_draft_sampled_kernel": gather_draft_sampled,
     _SAMPLER + "_flatten_sampled_kernel": flatten_sampled,
-    _UTILS + "_compute_local_logits_stats_kernel": compute_local_logits_stats,
+    _STATS: compute_local_logits_stats,
     _UTILS + "_rejection_kernel": rejection,
     _UTILS + "_resample_kernel": resample,
     _UTILS + "_insert_resampled_kernel": insert_resampled,
