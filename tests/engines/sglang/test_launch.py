@@ -95,6 +95,7 @@ def test_another_sitecustomize_runs_too(tmp_path: Path) -> None:
     assert answer.stdout == "the other one\n"
 
 
+@pytest.mark.long
 def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
     """The engine's own words, after all that its process prints while it ends."""
     options = ["--no-such-option", "--port", str(launch.free_port())]
