@@ -16,7 +16,8 @@ from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.tools.cli import app
 from tests.docs.pages import CHECKOUT, PAGES, blocks, commands, is_module, name_of, text_of
 
-COMMANDS: dict[str, Any] = vars(get_command(app))["commands"]
+GROUP: Any = get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
 REQUEST_FIELDS = ("vllm_xargs", "custom_params")
 SERVER_FLAG = re.compile(r"--(?:additional-config|decoding-options) '(\{[^…]*?\})'")
 OURS = ("benchmarks", "tests", "nemotron_diffusion_plugin", "nemotron_diffusion_patches")
@@ -45,6 +46,8 @@ def _problem_of_make(words: list[str]) -> str | None:
 
 
 def _problem_of_cli(words: list[str]) -> str | None:
+    if any(words[0] in parameter.opts for parameter in GROUP.params):
+        return None
     command = COMMANDS.get(words[0])
     if command is None:
         return f"no command {words[0]}"
