@@ -1,6 +1,7 @@
 """The tokenizer and the chat template of a checkpoint folder, with errors that name the folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +17,35 @@ def load_tokenizer(folder: Path) -> Any:
     if not (folder / FILE).is_file():
         raise ValueError(f"{folder}: no {FILE}, expected the checkpoint's tokenizer beside its weights")
     register()
-    try:
+    with _any_error_is(f"{folder / FILE}: not readable"):
         return AutoTokenizer.from_pretrained(folder)
-    except MemoryError:
-        raise
-    except Exception as error:  # the library raises no narrower class
-        raise ValueError(f"{folder / FILE}: not readable: {error}") from error
 
 
 def load_plain_tokenizer(folder: Path) -> Any:
     """Return the tokenizer alone, as the tokenizers library has it; raises `ValueError` where it cannot be read."""
     from tokenizers import Tokenizer
 
-    try:
+    with _any_error_is(f"{folder / FILE}: not readable"):
         return Tokenizer.from_file(str(folder / FILE))
-    except MemoryError:
-        raise
-    except Exception as error:  # the library raises no narrower class
-        raise ValueError(f"{folder / FILE}: not readable: {error}") from error
 
 
 def render(tokenizer: Any, messages: Sequence[dict[str, str]], **options: Any) -> str:
     """Return messages by the chat template; raises `ValueError` where there is none, or it is none."""
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path}: no chat_template.jinja, which chat messages need")
-    try:
+    with _any_error_is(f"{tokenizer.name_or_path}: the chat template fails"):
         text: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **options
         )
+    return text
+
+
+@contextmanager
+def _any_error_is(what: str) -> Iterator[None]:
+    """Turn what the libraries, or a template, raise, which has no class of its own, into `ValueError`."""
+    try:
+        yield
     except MemoryError:
         raise
-    except Exception as error:  # whatever the template does
-        raise ValueError(f"{tokenizer.name_or_path}: the chat template fails: {error}") from error
-    return text
+    except Exception as error:
+        raise ValueError(f"{what}: {error}") from error

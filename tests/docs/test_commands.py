@@ -16,8 +16,8 @@ from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.tools.cli import app
 from tests.docs.pages import CHECKOUT, PAGES, blocks, commands, is_module, name_of, text_of
 
-APP = get_command(app)
-COMMANDS: dict[str, Any] = vars(APP)["commands"]
+GROUP: Any = get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
 REQUEST_FIELDS = ("vllm_xargs", "custom_params")
 SERVER_FLAG = re.compile(r"--(?:additional-config|decoding-options) '(\{[^…]*?\})'")
 OURS = ("benchmarks", "tests", "nemotron_diffusion_plugin", "nemotron_diffusion_patches")
@@ -46,13 +46,15 @@ def _problem_of_make(words: list[str]) -> str | None:
 
 
 def _problem_of_cli(words: list[str]) -> str | None:
-    command = APP if words[0].startswith("-") else COMMANDS.get(words[0])
+    if any(words[0] in parameter.opts for parameter in GROUP.params):
+        return None
+    command = COMMANDS.get(words[0])
     if command is None:
         return f"no command {words[0]}"
     known = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    options = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)]
     unknown = [option for option in options if option not in known | {"--help"}]
     return f"{words[0]} does not take {unknown}" if unknown else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -18,6 +20,19 @@ import atexit, sys
 atexit.register(print, "noise")
 print("starting")
 sys.exit("main.py: error: unrecognized arguments: --nope") if "--nope" in sys.argv else 1 / 0
+"""
+COUNTING = """
+import http.server, signal, sys, threading, time
+def interrupted(*_):
+    print("interrupted", file=open(sys.argv[2], "a"))
+signal.signal(signal.SIGINT, interrupted)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+signal.pause()
+time.sleep(1)
 """
 RUN = "from tests.engines import foreground; import sys; sys.exit(foreground.run({command}, {{}}, {url!r}, 'serve'))"
 
@@ -70,6 +85,31 @@ def test_a_signal_to_the_launcher_ends_the_server(tmp_path: Path, number: signal
     os.killpg(process.pid, signal.SIGKILL)
     assert ends_soon(child)
     assert "error:" not in process.communicate()[1]
+
+
+@pytest.mark.parametrize("sender", ["terminal", "process"])
+def test_an_interrupt_reaches_the_server_once(tmp_path: Path, sender: str) -> None:
+    """Ctrl-C in a terminal goes to all processes in front of it, so that the launcher does not send it on."""
+    port, seen = str(free_port()), tmp_path / "seen"
+    code = RUN.format(
+        command=[sys.executable, "-c", COUNTING, port, str(seen)], url=f"http://127.0.0.1:{port}"
+    )
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(CHECKOUT)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    shown = b""
+    while b"ready: " not in shown:
+        shown += os.read(terminal, 1024)
+    if sender == "terminal":
+        os.write(terminal, b"\x03")
+    else:
+        os.kill(process, signal.SIGINT)
+    with contextlib.suppress(OSError):  # the end of a terminal's output
+        while os.read(terminal, 1024):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert seen.read_text() == "interrupted\n"
 
 
 def test_one_that_is_interrupted_before_it_is_ready_leaves_nothing(tmp_path: Path) -> None:

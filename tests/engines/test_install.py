@@ -95,6 +95,13 @@ def test_only_this_checkout_is_installed_anew_when_its_packaging_changes(
     assert builds == ["engine", "checkout", "checkout"]
 
 
+def test_python_finds_what_the_engine_cannot_be_imported_without(tmp_path: Path) -> None:
+    [folder] = SGLANG.import_folders("cpu")
+    assert (folder / "sitecustomize.py").is_file()
+    assert [*SGLANG.import_folders("gpu"), *VLLM.import_folders("cpu")] == []
+    assert install.checkout_state(tmp_path, [folder]) != install.checkout_state(tmp_path, [])
+
+
 def test_two_checkouts_share_the_engine(
     builds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -125,8 +132,7 @@ def test_a_half_finished_engine_is_removed_and_built_anew(
     monkeypatch.setattr(install, "make_torch_load", lambda *_: None)
     with pytest.raises(SetupError, match="no network"):
         install.build_engine(engine, sys.executable, VLLM, "cpu")
-    assert not (engine / "left-over").exists()
-    assert not (engine / install.COMPLETE).exists()
+    assert not engine.exists()
     commands.append("the third command of the second try succeeds")
     install.build_engine(engine, sys.executable, VLLM, "cpu")
     assert (engine / install.COMPLETE).exists()

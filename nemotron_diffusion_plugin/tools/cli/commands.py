@@ -17,16 +17,14 @@ class Commands(TyperGroup):
     """Runs a command so that it ends as `tools/errors.py` says, whatever it raises."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named, to the last byte of its output."""
+        """Run the command that was named."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
         with errors_in_one_line():
             try:
-                result = super().invoke(ctx)
+                return super().invoke(ctx)
             except _UsageError as error:
                 help_of = error.ctx.command_path if error.ctx else self.name
                 message = error.format_message().rstrip(".")
                 raise ValueError(f"{message}; see {help_of} --help") from None
-            sys.stdout.flush()
-            return result

@@ -95,6 +95,7 @@ def test_another_sitecustomize_runs_too(tmp_path: Path) -> None:
     assert answer.stdout == "the other one\n"
 
 
+@pytest.mark.long
 def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
     """The engine's own words, after all that its process prints while it ends."""
     options = ["--no-such-option", "--port", str(launch.free_port())]
@@ -118,3 +119,16 @@ def test_the_programs_of_the_environment_are_found() -> None:
     command = [sys.executable, "-m", "tests.engines.sglang.launch", "run", "nemotron-diffusion", "--version"]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=launch.CHECKOUT)
     assert answer.stdout == f"nemotron-diffusion {__version__}\n"
+
+
+def test_the_doctor_is_right_in_this_environment_without_the_launcher(tmp_path: Path) -> None:
+    """As somebody calls it who has set the environment up: without the launcher's variables."""
+    ours = ("PYTHONPATH", *launch.CPU_VARIABLES, *launch.ALWAYS)
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    doctor = Path(sys.executable).parent / "nemotron-diffusion"
+    result = subprocess.run(
+        [str(doctor), "doctor"], capture_output=True, text=True, check=False, cwd=tmp_path, env=variables
+    )
+    assert result.returncode == 0, result.stdout
+    assert "speculative algorithm" in result.stdout
+    assert "WRONG" not in result.stdout

@@ -63,6 +63,7 @@ def test_vllm_finds_triton_and_the_entry_points_in_the_launcher_s_environment() 
     subprocess.run(command, check=True, cwd=launch.CHECKOUT)
 
 
+@pytest.mark.long
 def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
     """The engine's own words, after all that its process prints while it ends."""
     options = ["--no-such-option", "--port", str(launch.free_port())]

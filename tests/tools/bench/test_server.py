@@ -62,9 +62,18 @@ def test_also_when_the_block_is_left_by_an_error(launcher, tmp_path):
 
 
 def test_a_server_that_ends_at_once_shows_its_log(launcher, tmp_path):
-    with pytest.raises(BenchError, match=r"the server ended after \d+ s, before it was ready") as caught:
+    with pytest.raises(BenchError, match=r"the server ended after \d+ s, before it was ready; its") as caught:
         server(launcher, tmp_path, "--die-at-start").__enter__()
     assert "no such checkpoint, says the fake" in caught.value.log_tail
+
+
+def test_the_reason_and_the_log_are_named(tmp_path):
+    command = [sys.executable, "-c", "print('loading'); raise ValueError('no such weights')"]
+    with pytest.raises(BenchError) as caught:
+        Server(command, free_port(), tmp_path / "server.log").__enter__()
+    assert str(caught.value).endswith(
+        f" s, before it was ready: ValueError: no such weights; its log is {tmp_path}/server.log"
+    )
 
 
 def test_a_server_that_is_never_ready_is_ended(launcher, tmp_path):

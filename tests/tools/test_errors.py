@@ -1,0 +1,95 @@
+"""What a user can cause is one line and a status; what only a mistake of ours raises is not hidden."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from nemotron_diffusion_plugin.tools.errors import Failure, errors_in_one_line
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's, for a GPU."""
+
+
+@errors_in_one_line()
+def end(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("field 'x': got 1,\n  expected 2"), 2, "error: field 'x': got 1, expected 2"),
+        (
+            OSError(errno.ENOENT, "No such file or directory", "a/b"),
+            2,
+            "error: a/b: No such file or directory",
+        ),
+        (ConnectionError("no server answers"), 2, "error: no server answers"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), 1, "error: a: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
+        (Failure("the server has ended"), 1, "error: the server has ended"),
+        (MemoryError(), 1, "error: out of memory:"),
+        (OutOfMemoryError("CUDA"), 1, "error: out of memory: CUDA"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            1,
+            "error: out of memory: DefaultCPUAllocator",
+        ),
+        (
+            ModuleNotFoundError("No module", name="matplotlib.figure"),
+            2,
+            "error: matplotlib is not installed; pip",
+        ),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_one_line_and_a_status(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, line: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        end(error)
+    assert ended.value.code == status
+    [shown] = capsys.readouterr().err.splitlines()
+    assert shown.startswith(line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("ours"), RuntimeError("ours"), ModuleNotFoundError("no", name="ours"), SystemExit(7)],
+)
+def test_the_rest_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised:
+        end(error)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_block_and_lets_it_clean_up(tmp_path: Path, number: signal.Signals) -> None:
+    @errors_in_one_line()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            (tmp_path / "cleaned").touch()
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 128 + number
+    assert (tmp_path / "cleaned").exists()
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with errors_in_one_line():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
