@@ -44,8 +44,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], url: str, name: 
     if is_ready.is_set() or was_ended:
         log.unlink(missing_ok=True)
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
-    with log.open(errors="replace") as lines:
-        why = reason(lines) or f"it ended with status {process.returncode}"
+    shown = log.read_text(errors="replace")
+    if shown and not shown.endswith("\n"):
+        print(flush=True)
+    why = reason(shown.splitlines()) or f"it ended with status {process.returncode}"
     print(f"error: the server did not start: {why}; the whole log is {log}", file=sys.stderr)
     return FAILED
 

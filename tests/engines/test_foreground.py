@@ -17,7 +17,7 @@ from tests.engines.test_server import ANSWERING, ends_soon
 
 DYING = """
 import atexit, sys
-atexit.register(print, "noise")
+atexit.register(print, "noise", end="")
 print("starting")
 sys.exit("main.py: error: unrecognized arguments: --nope") if "--nope" in sys.argv else 1 / 0
 """
@@ -70,7 +70,7 @@ def test_the_reason_comes_last_and_the_log_stays(tmp_path: Path, options: tuple[
     [log] = tmp_path.iterdir()
     assert process.returncode == 1
     assert errors == f"error: the server did not start: {why}; the whole log is {log}\n"
-    assert shown == log.read_text()
+    assert shown == f"{log.read_text()}\n", "the last line begins a new one"
     assert shown.startswith("starting\n")
     assert shown.endswith("noise\n")
 
