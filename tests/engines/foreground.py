@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,9 +55,15 @@ def run(command: Sequence[str], environment: Mapping[str, str], url: str, name: 
 
 def _copy(source: int, record: int, is_ready: threading.Event) -> None:
     while part := os.read(source, 65536):
-        os.write(sys.stdout.fileno(), part)
+        with contextlib.suppress(OSError):  # nobody reads it any more; the server must not wait for that
+            _write(sys.stdout.fileno(), part)
         if not is_ready.is_set():
-            os.write(record, part)
+            _write(record, part)
+
+
+def _write(file: int, part: bytes) -> None:
+    while part:
+        part = part[os.write(file, part) :]
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, is_ready: threading.Event, log: Path) -> bool:

@@ -87,6 +87,17 @@ def test_a_signal_to_the_launcher_ends_the_server(tmp_path: Path, number: signal
     assert "error:" not in process.communicate()[1]
 
 
+def test_a_server_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    """As `make serve | head`: more than a pipe holds is printed before the server answers."""
+    process = start(tmp_path, "print('x' * 10**6)\n" + ANSWERING)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("ready: ")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 @pytest.mark.parametrize("sender", ["terminal", "process"])
 def test_an_interrupt_reaches_the_server_once(tmp_path: Path, sender: str) -> None:
     """Ctrl-C in a terminal goes to all processes in front of it, so that the launcher does not send it on."""
