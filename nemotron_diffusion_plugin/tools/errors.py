@@ -1,13 +1,14 @@
 """How a command ends: one line on stderr about what was wrong, and an exit status that says of what kind it was."""
 
 import errno
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nemotron_diffusion_plugin.tools.extras import EXTRAS, missing
 
@@ -85,12 +86,30 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
+    def send_again(lost: Any) -> None:
+        """Send a signal again whose exception Python has dropped, as it does with all that a finalizer raises."""
+        number = _signal_of(lost.exc_value)
+        if number is None:
+            before(lost)
+        else:
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
     # One that is ignored, as under nohup, stays so.
     changed = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     for number in changed:
         signal.signal(number, end)
+    before, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield
     finally:
+        sys.unraisablehook = before
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _signal_of(error: BaseException | None) -> int | None:
+    """Return the signal that an exception stands for, None where it stands for none."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    codes = {128 + number: number for number in _ENDING_SIGNALS}
+    return codes.get(error.code) if isinstance(error, SystemExit) and isinstance(error.code, int) else None

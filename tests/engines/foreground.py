@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,17 +45,25 @@ def run(command: Sequence[str], environment: Mapping[str, str], url: str, name: 
     if is_ready.is_set() or was_ended:
         log.unlink(missing_ok=True)
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
-    with log.open(errors="replace") as lines:
-        why = reason(lines) or f"it ended with status {process.returncode}"
+    shown = log.read_text(errors="replace")
+    if shown and not shown.endswith("\n"):
+        print(flush=True)
+    why = reason(shown.splitlines()) or f"it ended with status {process.returncode}"
     print(f"error: the server did not start: {why}; the whole log is {log}", file=sys.stderr)
     return FAILED
 
 
 def _copy(source: int, record: int, is_ready: threading.Event) -> None:
     while part := os.read(source, 65536):
-        os.write(sys.stdout.fileno(), part)
+        with contextlib.suppress(OSError):  # nobody reads it any more; the server must not wait for that
+            _write(sys.stdout.fileno(), part)
         if not is_ready.is_set():
-            os.write(record, part)
+            _write(record, part)
+
+
+def _write(file: int, part: bytes) -> None:
+    while part:
+        part = part[os.write(file, part) :]
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, is_ready: threading.Event, log: Path) -> bool:

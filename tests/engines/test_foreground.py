@@ -17,7 +17,7 @@ from tests.engines.test_server import ANSWERING, ends_soon
 
 DYING = """
 import atexit, sys
-atexit.register(print, "noise")
+atexit.register(print, "noise", end="")
 print("starting")
 sys.exit("main.py: error: unrecognized arguments: --nope") if "--nope" in sys.argv else 1 / 0
 """
@@ -70,7 +70,7 @@ def test_the_reason_comes_last_and_the_log_stays(tmp_path: Path, options: tuple[
     [log] = tmp_path.iterdir()
     assert process.returncode == 1
     assert errors == f"error: the server did not start: {why}; the whole log is {log}\n"
-    assert shown == log.read_text()
+    assert shown == f"{log.read_text()}\n", "the last line begins a new one"
     assert shown.startswith("starting\n")
     assert shown.endswith("noise\n")
 
@@ -85,6 +85,17 @@ def test_a_signal_to_the_launcher_ends_the_server(tmp_path: Path, number: signal
     os.killpg(process.pid, signal.SIGKILL)
     assert ends_soon(child)
     assert "error:" not in process.communicate()[1]
+
+
+def test_a_server_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    """As `make serve | head`: more than a pipe holds is printed before the server answers."""
+    process = start(tmp_path, "print('x' * 10**6)\n" + ANSWERING)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("ready: ")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.parametrize("sender", ["terminal", "process"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,24 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_meets_a_finalizer_is_not_lost(number: signal.Signals) -> None:
+    """Python drops what a finalizer raises, and with it the exception of a signal that arrives there."""
+
+    class Resource:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            sum(range(1000))
+
+    def work() -> None:
+        with errors_in_one_line():
+            Resource()
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                pass
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 128 + number
