@@ -115,9 +115,12 @@ def test_another_version_has_a_short_run_and_its_suites_in_the_long_lane(
         assert {"unit", "engine-vllm", "parts-sglang", version} <= {step for step, _ in ran}
         assert all(long is bool(arguments) for _, long in ran)
     monkeypatch.undo()
-    monkeypatch.setattr(
-        run, "install", lambda recipe, device: asked.append(recipe.version) or Path(sys.executable)
-    )
+
+    def install(recipe: Recipe, device: str) -> Path:
+        asked.append(recipe.version)
+        return Path(sys.executable)
+
+    monkeypatch.setattr(run, "install", install)
     assert run.set_up("vllm", run.version_of("parity-vllm-0.33")) == Path(sys.executable)
     run.set_up("vllm", run.version_of("parts-vllm"))
     assert asked == ["0.33", None]

@@ -86,11 +86,13 @@ class TestOnVllm:
     def test_async_scheduling_keeps_the_other_methods(self) -> None:
         import vllm.config.vllm as module
 
+        from nemotron_diffusion_patches.vllm import async_scheduling
         from nemotron_diffusion_plugin.vllm.identity import SPECULATIVE_METHOD
+        from nemotron_diffusion_plugin.vllm.versions import needs
 
         names = get_args(module.NgramGPUTypes)
-        assert names.count(SPECULATIVE_METHOD) == 1
-        assert len(names) > 1
+        assert names.count(SPECULATIVE_METHOD) == int(needs(async_scheduling.ABOUT))
+        assert set(names) - {SPECULATIVE_METHOD}
 
     def test_factory_builds_ours_where_the_config_names_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import vllm.v1.worker.gpu.spec_decode as factory

@@ -31,14 +31,22 @@ class Tables:
 
 
 def test_gather_block_tables(batch: Batch) -> None:
+    from triton_on_cpu.kernels.interpreted import original
+
     tables = Tables(batch.random)
     requests = len(batch.slots)
     outcomes = []
+    windows: tuple[torch.Tensor, ...] = ()
+    no_windows: dict[str, bool] = {}
+    if "MASK_SLIDING_WINDOW" in original(TABLES + "_gather_block_tables_kernel").arg_names:  # from 0.33
+        windows = (torch.from_numpy(batch.computed), torch.zeros(2, dtype=torch.int32), tables.block_sizes)
+        no_windows = {"MASK_SLIDING_WINDOW": False}
     for kernel in kernels(TABLES + "_gather_block_tables_kernel"):
         targets = [torch.full_like(table, -7) for table in tables.tables]
         kernel[(2, requests)](
             *(torch.from_numpy(batch.slots), Tables.addresses(tables.tables), Tables.addresses(targets)),
-            *(tables.strides, tables.counts, tables.counts.stride(0), requests),
+            *(tables.strides, tables.counts, tables.counts.stride(0), requests, *windows),
+            **no_windows,
             BLOCK_SIZE=64,
         )
         outcomes.append(targets)
