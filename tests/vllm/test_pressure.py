@@ -13,6 +13,10 @@ from tests.vllm.servers import Running
 pytestmark = pytest.mark.engine
 
 
+TRIES = 4
+"""On a busy machine requests may come one after the other, and then no step has two blocks."""
+
+
 @on("pool", long=("budget",))
 def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     vocab = running.reference.config.vocab_size
@@ -26,14 +30,18 @@ def test_budget_cuts_prompts_and_blocks(running: Running) -> None:
     steady = {"decoding_mode": "diffusion", "commit_rule": "schedule", "denoising_steps": 2, "block_size": 32}
     options = [steady] * 6 + [{"decoding_mode": "self_speculation"}, {"decoding_mode": "ar"}]
     cases = [Case(prompt(rng, 5, vocab), 65, chosen, ignore_eos=True) for chosen in options]
-    before = running.client.settled()
-    answers = running.client.complete_all(cases)
-    after = running.client.settled()
-    assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in cases]
     blocks = running.reference.totals(cases, "diffusion")["verify"]
     assert blocks == 6 * 2
-    cut = after.mode("cycles", "diffusion") - before.mode("cycles", "diffusion") - blocks
-    assert not running.was_interrupted(before, after), "a preempted block counts as one that was cut"
+    cut = 0
+    for _ in range(TRIES):
+        before = running.client.settled()
+        answers = running.client.complete_all(cases)
+        after = running.client.settled()
+        assert [a.token_ids for a in answers] == [running.reference.generate(c).token_ids for c in cases]
+        assert not running.was_interrupted(before, after), "a preempted block counts as one that was cut"
+        cut += after.mode("cycles", "diffusion") - before.mode("cycles", "diffusion") - blocks
+        if cut > 0:
+            break
     assert cut > 0, "no block was cut: the budget is not tight enough to test anything"
 
 
