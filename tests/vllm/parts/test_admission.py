@@ -157,9 +157,7 @@ def test_lists_that_would_overflow_the_worker() -> None:
 @pytest.mark.parametrize("value", [2**64, -(10**30), "\ud800"], ids=ascii)
 def test_a_schema_that_cannot_be_sent_to_the_engine(value: Any) -> None:
     for schema in ({"const": value}, {"properties": {"a": {"enum": [1, value]}}}):
-        with pytest.raises(
-            OptionError, match=r"'structured_outputs.json': got a schema with an integer of more"
-        ):
+        with pytest.raises(OptionError, match=r"'structured_outputs.json': got an integer of more"):
             Admission.validate_params(SamplingParams(structured_outputs=StructuredOutputsParams(json=schema)))
     fits = StructuredOutputsParams(json={"const": 2**63})
     Admission.validate_params(SamplingParams(structured_outputs=fits))
@@ -172,3 +170,11 @@ def test_beams_are_those_of_ar() -> None:
         admission.validate_beam_search(DIFFUSION)
     with pytest.raises(OptionError, match="'threshold': got 7"):
         admission.validate_beam_search({"threshold": 7})
+
+
+def test_a_number_that_cannot_be_sent_to_the_engine() -> None:
+    """In any field: vLLM answers it with 500."""
+    params = SamplingParams()
+    params.stream_interval = 10**24
+    with pytest.raises(OptionError, match="'stream_interval': got an integer of more than 64 bits"):
+        Admission.validate_params(params)
