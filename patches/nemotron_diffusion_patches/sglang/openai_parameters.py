@@ -8,38 +8,28 @@ from typing import Any
 from nemotron_diffusion_patches import Description
 from nemotron_diffusion_patches.sglang import HookPatch, around
 
-_REASON = (
-    "what reaches the tokenizer manager no longer says which values the client sent, and which are defaults of the "
-    "checkpoint or a grammar that SGLang made of the tools"
-)
-_UPSTREAM = "the request, the checkpoint's defaults and the grammar of its tools become one dictionary"
-_REMOVE_WHEN = "a plugin can validate an OpenAI request"
 
-CHAT = Description(
-    name="chat-parameters",
-    targets=("sglang.srt.entrypoints.openai.protocol.ChatCompletionRequest.to_sampling_params",),
-    reason=_REASON,
-    upstream=_UPSTREAM,
-    remove_when=_REMOVE_WHEN,
-)
-RESPONSES = Description(
-    name="responses-parameters",
-    targets=("sglang.srt.entrypoints.openai.protocol.ResponsesRequest.to_sampling_params",),
-    reason=_REASON,
-    upstream=_UPSTREAM,
-    remove_when=_REMOVE_WHEN,
-)
+def _about(kind: str, request: str) -> Description:
+    return Description(
+        name=f"{kind}-parameters",
+        targets=(f"sglang.srt.entrypoints.openai.protocol.{request}.to_sampling_params",),
+        reason="what reaches the tokenizer manager no longer says which values the client sent, and which are defaults "
+        "of the checkpoint or a grammar that SGLang made of the tools",
+        upstream="the request, the checkpoint's defaults and the grammar of its tools become one dictionary",
+        remove_when="a plugin can validate an OpenAI request",
+    )
 
 
-def patches(
-    constrains: Callable[[Any, bool], bool], apply_defaults: Callable[[Any, dict[str, Any]], None]
-) -> list[HookPatch]:
+CHAT = _about("chat", "ChatCompletionRequest")
+RESPONSES = _about("responses", "ResponsesRequest")
+
+
+def patches(changes: Callable[[Any, bool], dict[str, Any] | None]) -> list[HookPatch]:
     """One patch for each kind of request.
 
-    Args:
-        constrains: `constrains(request, constrained)` says whether the grammar that SGLang made of the request's tools
-            holds, if it is `constrained` by one; raises ValueError for a request that cannot be honoured.
-        apply_defaults: `apply_defaults(request, parameters)` changes the sampling parameters in place.
+    `changes(request, constrained)` returns the sampling parameters that become others, or None where the request stays
+    as it is; `constrained` says whether SGLang has made a grammar of the request's tools, which is dropped with the
+    changes. It raises ValueError for a request that cannot be honoured.
     """
 
     def convert(
@@ -49,11 +39,13 @@ def patches(
         tool_call_constraint: Any = None,
         **keywords: Any,
     ) -> Any:
-        if not constrains(self, tool_call_constraint is not None):
-            tool_call_constraint = None
-        parameters = original(self, *arguments, tool_call_constraint=tool_call_constraint, **keywords)
-        apply_defaults(self, parameters)
-        return parameters
+        changed = changes(self, tool_call_constraint is not None)
+        kept = tool_call_constraint if changed is None else None
+        parameters = original(self, *arguments, tool_call_constraint=kept, **keywords)
+        return {
+            **parameters,
+            **{name: value for name, value in (changed or {}).items() if name in parameters},
+        }
 
     def chat(*arguments: Any, **keywords: Any) -> Any:
         return convert(*arguments, **keywords)

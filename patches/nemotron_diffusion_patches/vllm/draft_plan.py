@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
+from nemotron_diffusion_patches.vllm import around
 
-_MARK = "_nemotron_diffusion_draft_plan"
 PLAN_ATTRIBUTE = "nemotron_diffusion_plan"
 
 ABOUT = Description(
@@ -25,21 +25,10 @@ ABOUT = Description(
 def patch(take_plan: Callable[[Any, Any | None], None]) -> Patch:
     """`take_plan(runner, plan)` gets what is attached to a step's `SchedulerOutput`, None where nothing is."""
 
-    def install() -> None:
-        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+    def execute_model(
+        original: Callable[..., Any], self: Any, scheduler_output: Any, *arguments: Any, **keywords: Any
+    ) -> Any:
+        take_plan(self, getattr(scheduler_output, PLAN_ATTRIBUTE, None))
+        return original(self, scheduler_output, *arguments, **keywords)
 
-        original = GPUModelRunner.execute_model
-
-        def execute_model(self: Any, scheduler_output: Any, *arguments: Any, **keywords: Any) -> Any:
-            take_plan(self, getattr(scheduler_output, PLAN_ATTRIBUTE, None))
-            return original(self, scheduler_output, *arguments, **keywords)
-
-        GPUModelRunner.execute_model = execute_model
-        setattr(GPUModelRunner, _MARK, True)
-
-    def is_applied() -> bool:
-        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
-
-        return bool(getattr(GPUModelRunner, _MARK, False))
-
-    return Patch(ABOUT, install, is_applied)
+    return around(ABOUT, execute_model)

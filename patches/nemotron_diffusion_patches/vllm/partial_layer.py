@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_partial_layer"
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="partial-layer",
@@ -23,21 +22,8 @@ ABOUT = Description(
 def patch(made: Callable[[Any, Any], None]) -> Patch:
     """`made(layer, info)` is called when a layer has its new memory; `info` says what vLLM will load into it."""
 
-    def install() -> None:
-        import vllm.model_executor.model_loader.reload.layerwise as module
+    def materialize_layer(original: Callable[..., None], layer: Any, info: Any) -> None:
+        original(layer, info)
+        made(layer, info)
 
-        original = module.materialize_layer
-
-        def materialize_layer(layer: Any, info: Any) -> None:
-            original(layer, info)
-            made(layer, info)
-
-        module.materialize_layer = materialize_layer
-        setattr(module, _MARK, True)
-
-    def is_applied() -> bool:
-        import vllm.model_executor.model_loader.reload.layerwise as module
-
-        return bool(getattr(module, _MARK, False))
-
-    return Patch(ABOUT, install, is_applied)
+    return around(ABOUT, materialize_layer)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_reload_weights"
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="reload-weights",
@@ -23,28 +22,16 @@ ABOUT = Description(
 def patch(reload: Callable[[Any, Callable[[], None], bool, str | None], None]) -> Patch:
     """`reload(runner, run, is_from_disk, path)` calls `run()`, vLLM's own; `path` is None for the folder of before."""
 
-    def install() -> None:
-        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+    def reload_weights(
+        original: Callable[..., None],
+        self: Any,
+        weights_iterator: Any = None,
+        weights_path: str | None = None,
+        is_checkpoint_format: bool = True,
+    ) -> None:
+        def run() -> None:
+            original(self, weights_iterator, weights_path, is_checkpoint_format)
 
-        original = GPUModelRunner.reload_weights
+        reload(self, run, weights_iterator is None, weights_path)
 
-        def reload_weights(
-            self: Any,
-            weights_iterator: Any = None,
-            weights_path: str | None = None,
-            is_checkpoint_format: bool = True,
-        ) -> None:
-            def run() -> None:
-                original(self, weights_iterator, weights_path, is_checkpoint_format)
-
-            reload(self, run, weights_iterator is None, weights_path)
-
-        GPUModelRunner.reload_weights = reload_weights
-        setattr(GPUModelRunner, _MARK, True)
-
-    def is_applied() -> bool:
-        from vllm.v1.worker.gpu.model_runner import GPUModelRunner
-
-        return bool(getattr(GPUModelRunner, _MARK, False))
-
-    return Patch(ABOUT, install, is_applied)
+    return around(ABOUT, reload_weights)

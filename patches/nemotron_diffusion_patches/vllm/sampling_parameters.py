@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_sampling_parameters"
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="sampling-parameters",
@@ -21,22 +20,8 @@ ABOUT = Description(
 def patch(is_ours: Callable[[Any], bool]) -> Patch:
     """`is_ours(speculative_config)` says whether it names our speculator; it is never asked about None."""
 
-    def install() -> None:
-        from vllm.sampling_params import SamplingParams
-
-        original = SamplingParams._validate_spec_decode
-
-        def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
-            if speculative_config is not None and is_ours(speculative_config):
-                return
+    def _validate_spec_decode(original: Callable[..., None], self: Any, speculative_config: Any) -> None:
+        if speculative_config is None or not is_ours(speculative_config):
             original(self, speculative_config)
 
-        SamplingParams._validate_spec_decode = _validate_spec_decode
-        setattr(SamplingParams, _MARK, True)
-
-    def is_applied() -> bool:
-        from vllm.sampling_params import SamplingParams
-
-        return bool(getattr(SamplingParams, _MARK, False))
-
-    return Patch(ABOUT, install, is_applied)
+    return around(ABOUT, _validate_spec_decode)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_shared_metrics"
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="shared-metrics",
@@ -22,25 +21,7 @@ ABOUT = Description(
 def patch(collector: Callable[[], Any]) -> Patch:
     """What `collector()` collects is shown after the rest of the page."""
 
-    def install() -> None:
-        owner = _owner()
-        original = owner.collect
-        if getattr(original, _MARK, False):
-            return
+    def collect(original: Callable[..., Iterable[Any]], self: Any) -> Iterable[Any]:
+        return [*original(self), *collector().collect()]
 
-        def collect(self: Any) -> Iterable[Any]:
-            return [*original(self), *collector().collect()]
-
-        setattr(collect, _MARK, True)
-        owner.collect = collect
-
-    def is_applied() -> bool:
-        return getattr(_owner().collect, _MARK, False)
-
-    return Patch(ABOUT, install, is_applied)
-
-
-def _owner() -> Any:
-    from prometheus_client.multiprocess import MultiProcessCollector
-
-    return MultiProcessCollector
+    return around(ABOUT, collect)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_tool_constraints"
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="tool-constraints",
@@ -24,25 +23,7 @@ ABOUT = Description(
 def patch(constrains: Callable[[Any], bool]) -> Patch:
     """`constrains(request)` says whether vLLM may make a grammar of an OpenAI request's tools."""
 
-    def install() -> None:
-        parser = _parser()
-        if getattr(parser, _MARK, False):
-            return
-        original = parser._apply_structural_tag
+    def _apply_structural_tag(original: Callable[..., Any], self: Any, request: Any) -> Any:
+        return original(self, request) if constrains(request) else request
 
-        def _apply_structural_tag(self: Any, request: Any) -> Any:
-            return original(self, request) if constrains(request) else request
-
-        parser._apply_structural_tag = _apply_structural_tag
-        setattr(parser, _MARK, True)
-
-    def is_applied() -> bool:
-        return getattr(_parser(), _MARK, False)
-
-    return Patch(ABOUT, install, is_applied)
-
-
-def _parser() -> Any:
-    from vllm.parser.abstract_parser import DelegatingParser
-
-    return DelegatingParser
+    return around(ABOUT, _apply_structural_tag)

@@ -7,14 +7,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from nemotron_diffusion_patches import Description, Patch
-
-_MARK = "_nemotron_diffusion_weight_transfer"
-_WORKER = "vllm.v1.worker.gpu_worker.Worker"
-_NAMES = ("update_weights", "finish_weight_update")
+from nemotron_diffusion_patches.vllm import around
 
 ABOUT = Description(
     name="weight-transfer",
-    targets=tuple(f"{_WORKER}.{name}" for name in _NAMES),
+    targets=tuple(
+        f"vllm.v1.worker.gpu_worker.Worker.{name}" for name in ("update_weights", "finish_weight_update")
+    ),
     reason="a transfer of weights that fails half way leaves a model without weights, of which every later step dies",
     upstream="vLLM closes the update without putting the old weights back",
     remove_when="vLLM puts the old weights back when an update fails",
@@ -25,23 +24,8 @@ ABOUT = Description(
 def patch(keeping: Callable[[Any], AbstractContextManager[None]]) -> Patch:
     """`keeping(worker)` is entered around each of the two calls."""
 
-    def wrapped(original: Callable[..., None]) -> Callable[..., None]:
-        def call(self: Any, *arguments: Any, **keywords: Any) -> None:
-            with keeping(self):
-                original(self, *arguments, **keywords)
+    def call(original: Callable[..., None], self: Any, *arguments: Any, **keywords: Any) -> None:
+        with keeping(self):
+            original(self, *arguments, **keywords)
 
-        return call
-
-    def install() -> None:
-        from vllm.v1.worker.gpu_worker import Worker
-
-        for name in _NAMES:
-            setattr(Worker, name, wrapped(getattr(Worker, name)))
-        setattr(Worker, _MARK, True)
-
-    def is_applied() -> bool:
-        from vllm.v1.worker.gpu_worker import Worker
-
-        return bool(getattr(Worker, _MARK, False))
-
-    return Patch(ABOUT, install, is_applied)
+    return around(ABOUT, call)

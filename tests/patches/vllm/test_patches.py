@@ -116,8 +116,6 @@ class TestOnVllm:
 
         from nemotron_diffusion_patches.vllm import step_report
 
-        monkeypatch.delattr(GPUModelRunner, "_nemotron_diffusion_step_report", raising=False)
-        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_step_report", False, raising=False)
         plain, wrapped = SimpleNamespace(), SimpleNamespace(model_runner_output=SimpleNamespace())
         outputs = iter([plain, wrapped, None, SimpleNamespace()])
         monkeypatch.setattr(GPUModelRunner, "sample_tokens", lambda self: next(outputs))
@@ -184,7 +182,6 @@ class TestOnVllm:
 
         from nemotron_diffusion_patches.vllm import draft_plan
 
-        monkeypatch.setattr(GPUModelRunner, "_nemotron_diffusion_draft_plan", False, raising=False)
         monkeypatch.setattr(GPUModelRunner, "execute_model", lambda self, output, more=0: (output, more))
         seen: list[tuple[Any, Any]] = []
         draft_plan.patch(lambda runner, plan: seen.append((runner, plan))).apply()
@@ -200,7 +197,6 @@ class TestOnVllm:
         from nemotron_diffusion_patches.vllm import reload_weights
 
         calls: list[Any] = []
-        monkeypatch.setattr(GPUModelRunner, reload_weights._MARK, False, raising=False)
         monkeypatch.setattr(GPUModelRunner, "reload_weights", lambda *asked: calls.append(asked))
         asked: list[Any] = []
         reload_weights.patch(lambda runner, run, *how: asked.append(how) or run()).apply()
@@ -230,7 +226,6 @@ class TestOnVllm:
             yield
             log.append("out")
 
-        monkeypatch.setattr(Worker, weight_transfer._MARK, False, raising=False)
         for name in ("update_weights", "finish_weight_update"):
             monkeypatch.setattr(Worker, name, lambda self, *info, name=name: log.append((name, *info)))
         weight_transfer.patch(keeping).apply()
@@ -310,16 +305,16 @@ class TestOnVllm:
             assert asyncio.run(serving.serve_tokens(handler, asked, None)) == said
 
     def test_a_request_can_do_without_a_grammar_of_its_tools(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm.parser.abstract_parser import DelegatingParser
+
         from nemotron_diffusion_patches.vllm import tool_constraints
 
-        parser = tool_constraints._parser()
         monkeypatch.setattr(
-            parser, "_apply_structural_tag", lambda self, request: f"{request} with a grammar"
+            DelegatingParser, "_apply_structural_tag", lambda self, request: f"{request} with a grammar"
         )
-        monkeypatch.setattr(parser, tool_constraints._MARK, False, raising=False)
         tool_constraints.patch(lambda request: request == "constrained").apply()
-        assert parser._apply_structural_tag(None, "constrained") == "constrained with a grammar"
-        assert parser._apply_structural_tag(None, "free") == "free"
+        assert DelegatingParser._apply_structural_tag(None, "constrained") == "constrained with a grammar"
+        assert DelegatingParser._apply_structural_tag(None, "free") == "free"
 
 
 def _traced(self: Any, output: Any, state: Any, stats: Any) -> None:
