@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,21 @@ NEUTRAL: dict[str, object] = {
 }
 """The sampling parameters that have no meaning in diffusion, for which a server may have defaults, and their neutral
 values; `top_k` is one too, and neutral in each engine's own way."""
+
+
+WITHOUT_MEANING = (*NEUTRAL, "top_k")
+
+
+def unasked(request: Any) -> list[str]:
+    """The parameters without a meaning in diffusion that an OpenAI request leaves to the server's defaults."""
+    return [name for name in WITHOUT_MEANING if getattr(request, name, None) is None]
+
+
+def say_what_diffusion_does_without(defaults: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Log which of a server's default sampling parameters are not applied in diffusion."""
+    without = {name: value for name, value in defaults.items() if name in WITHOUT_MEANING}
+    if without:
+        logger.info("the server's default %s is not applied in diffusion, where it has no meaning", without)
 
 
 def penalties_of(params: Any) -> dict[str, tuple[object, object]]:

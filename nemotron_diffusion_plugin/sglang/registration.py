@@ -44,7 +44,7 @@ RESOLUTION_STEP = "handle_missing_default_values"
 def engine_patches() -> list[HookPatch]:
     """The patches every process needs."""
     return [
-        *openai_parameters.patches(admission.constrains_tool_calls, admission.apply_defaults),
+        *openai_parameters.patches(admission.changes_in_diffusion),
         request_validation.patch(admission.validate_tokenized),
         admission_check.patch(is_ours, admission.problem),
         retraction.patch(_give_back_seed),

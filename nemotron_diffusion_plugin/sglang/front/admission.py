@@ -14,6 +14,7 @@ from nemotron_diffusion_plugin.serving.refusals import (
     refuse_constraints_in_diffusion,
     refuse_counts,
     refuse_in_diffusion,
+    unasked,
 )
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
@@ -25,7 +26,7 @@ from nemotron_diffusion_plugin.sglang.parameters import (
 )
 from nemotron_diffusion_plugin.sglang.settings import served, settings_of
 
-WITHOUT_MEANING = {**NEUTRAL, "top_k": -1}
+NEUTRAL_HERE = {**NEUTRAL, "top_k": -1}
 _GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _THINKING_BUDGET = "thinking_budget"
 _REFUSED = ("custom_logit_processor", "return_hidden_states", "return_sampling_mask")
@@ -52,31 +53,19 @@ def configure(settings: ServerSettings | None) -> None:
     _settings = settings
 
 
-def constrains_tool_calls(request: Any, constrained: bool) -> bool:
-    """Whether the grammar that SGLang made of an OpenAI request's tools holds, if it is `constrained` by one.
+def changes_in_diffusion(request: Any, constrained: bool) -> dict[str, Any] | None:
+    """The sampling parameters of an OpenAI request that change in diffusion; None for a request in another mode.
 
-    Raises `OptionError` for what the client asked for and diffusion cannot honour.
+    What has no meaning in diffusion and the client did not ask for becomes neutral. What it did ask for and diffusion
+    cannot honour raises `OptionError`; `constrained` says whether SGLang has made a grammar of the request's tools.
     """
-    options = _options_in_diffusion(request)
-    if options is None:
-        return True
-    refuse_constraints_in_diffusion(request, options, one_call=constrained)
-    return False
-
-
-def apply_defaults(request: Any, parameters: dict[str, Any]) -> None:
-    """In diffusion make neutral what has no meaning there and the client did not ask for."""
-    if _options_in_diffusion(request) is not None:
-        unasked = [name for name in WITHOUT_MEANING if getattr(request, name, None) is None]
-        parameters.update({name: WITHOUT_MEANING[name] for name in unasked if name in parameters})
-
-
-def _options_in_diffusion(request: Any) -> DecodingOptions | None:
-    """The options of an OpenAI request that is decoded by diffusion; None for another one."""
     if _settings is None:
         return None
     options = _settings.options(own_options(getattr(request, "custom_params", None)))
-    return options if options.decoding_mode is DecodingMode.DIFFUSION else None
+    if options.decoding_mode is not DecodingMode.DIFFUSION:
+        return None
+    refuse_constraints_in_diffusion(request, options, one_call=constrained)
+    return {name: NEUTRAL_HERE[name] for name in unasked(request)}
 
 
 def options_of(req: Any) -> DecodingOptions | None:
@@ -162,9 +151,9 @@ def _drop_preferences(params: Any, preferred: Any, asked: Any) -> None:
     """Make neutral what a server prefers, diffusion gives no meaning, and the client did not ask for."""
     from sglang.srt.sampling.sampling_params import TOP_K_ALL
 
-    for name in WITHOUT_MEANING.keys() & (preferred or {}).keys() - (asked or {}).keys():
+    for name in NEUTRAL_HERE.keys() & (preferred or {}).keys() - (asked or {}).keys():
         if name != "top_k":
-            setattr(params, name, WITHOUT_MEANING[name])
+            setattr(params, name, NEUTRAL_HERE[name])
         elif not is_greedy(params):
             params.top_k = TOP_K_ALL
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nemotron_diffusion_plugin.model.spec import is_served
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
-from nemotron_diffusion_plugin.serving.refusals import check_context_length
+from nemotron_diffusion_plugin.serving.refusals import check_context_length, say_what_diffusion_does_without
 from nemotron_diffusion_plugin.sglang.front import admission
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
@@ -62,21 +62,14 @@ def choose_algorithm(server_args: Any, previous: Callable[[Any], None]) -> None:
         enable_mixed_chunk=False,
     )
     admission.configure(settings)
-    _say_what_diffusion_does_without(model_config, given.preferred_sampling_params)
+    preferred = given.preferred_sampling_params or {}
+    preferred = json.loads(preferred) if isinstance(preferred, str) else preferred  # as on the command line
+    say_what_diffusion_does_without({**model_config.get_default_sampling_params(), **preferred}, logger)
     logger.info(
         "Nemotron-Labs-Diffusion: default mode %s, block %d",
         settings.defaults.decoding_mode.value,
         settings.defaults.block_size,
     )
-
-
-def _say_what_diffusion_does_without(model_config: Any, preferred: Any) -> None:
-    """`preferred` are the server's preferences, an object or its JSON as it came on the command line."""
-    preferences = json.loads(preferred) if isinstance(preferred, str) else preferred or {}
-    defaults = {**model_config.get_default_sampling_params(), **preferences}
-    without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
-    if without:
-        logger.info("the server's default %s is not applied in diffusion, where it has no meaning", without)
 
 
 def refuse_unsupported(server_args: Any) -> None:

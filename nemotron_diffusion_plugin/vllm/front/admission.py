@@ -26,6 +26,7 @@ from nemotron_diffusion_plugin.serving.refusals import (
     refuse_counts,
     refuse_in_diffusion,
     refuse_processors_in_diffusion,
+    unasked,
 )
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.settings import ENGINE_KEYS, own_options, request_options
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 ADMISSION_PATH = f"{__name__}:Admission"
 
-WITHOUT_MEANING = {**NEUTRAL, "top_k": 0}
+NEUTRAL_HERE = {**NEUTRAL, "top_k": 0}
 
 _settings: ServerSettings | None = None
 _only_ar = False
@@ -67,21 +68,15 @@ def validate_request(sampling_params: SamplingParams, defaults: Mapping[str, Any
     In diffusion a parameter without a meaning there is made neutral where it is the server's default, which nobody
     asked for; `defaults` are those in force, the server's by default.
     """
-    if _settings is None:
+    options = _options(sampling_params)
+    if options is None:
         return
-    _refuse_unknown_names(sampling_params.extra_args)
-    options = request_options(_settings, sampling_params)
-    refuse_oversized(sampling_params)
-    _refuse_unsendable(sampling_params)
-    _refuse_counts_without_a_place(sampling_params, options)
-    if _only_ar:
-        refuse_all_but_ar(options, _settings.defaults, "speculator")
-    elif options.decoding_mode is DecodingMode.DIFFUSION:
-        for name, value in (_defaults if defaults is None else defaults).items():
-            if name in WITHOUT_MEANING and getattr(sampling_params, name) == value:
-                setattr(sampling_params, name, WITHOUT_MEANING[name])
-        refuse_processors_in_diffusion(_processors, options)
-        refuse_meaningless_in_diffusion(sampling_params, options)
+    if _is_diffusion(options):
+        in_force = _defaults if defaults is None else defaults
+        _make_neutral(
+            sampling_params, [name for name in in_force if in_force[name] == getattr(sampling_params, name)]
+        )
+    _validate(sampling_params, options)
 
 
 def validate_openai_request(request: Any, sampling_params: SamplingParams) -> None:
@@ -89,35 +84,65 @@ def validate_openai_request(request: Any, sampling_params: SamplingParams) -> No
 
     It tells what the client asked for from what the server has by default.
     """
-    if _is_diffusion(request.vllm_xargs):
-        assert _settings is not None
-        refuse_constraints_in_diffusion(request, request_options(_settings, sampling_params))
-    unasked = [name for name in WITHOUT_MEANING if getattr(request, name, None) is None]
-    validate_request(sampling_params, {name: getattr(sampling_params, name) for name in unasked})
+    options = _options(sampling_params)
+    if options is None:
+        return
+    if _is_diffusion(options):
+        refuse_constraints_in_diffusion(request, options)
+        _make_neutral(sampling_params, unasked(request))
+    _validate(sampling_params, options)
 
 
 def constrains_tool_calls(request: Any) -> bool:
     """Whether an OpenAI request's tool calls may be constrained by a grammar, as vLLM would do it by itself."""
-    return request.tool_choice != "auto" or not _is_diffusion(request.vllm_xargs)
+    return _settings is None or request.tool_choice != "auto" or not _is_diffusion(_read(request.vllm_xargs))
 
 
 def validate_beam_search(vllm_xargs: Any) -> None:
     """Raise `OptionError` for options that beam search, which asks for one token at a time, cannot honour."""
     if _settings is None:
         return
-    _refuse_unknown_names(vllm_xargs)
-    options = _settings.options(own_options(vllm_xargs))
+    options = _read(vllm_xargs)
     refuse_counts(options, "beam search asks for one token at a time")
-    if options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar:
+    if _is_diffusion(options):
         refuse_in_diffusion({"use_beam_search": (True, False)}, options)
 
 
-def _is_diffusion(vllm_xargs: Any) -> bool:
-    """Whether a request is decoded by diffusion; raises `OptionError`."""
-    if _settings is None or _only_ar:
-        return False
+def _options(sampling_params: SamplingParams) -> DecodingOptions | None:
+    """The options of a request; None where no server of ours was configured."""
+    if _settings is None:
+        return None
+    _refuse_unknown_names(sampling_params.extra_args)
+    return request_options(_settings, sampling_params)
+
+
+def _read(vllm_xargs: Any) -> DecodingOptions:
+    """The options of a request that has no sampling parameters yet."""
+    assert _settings is not None
     _refuse_unknown_names(vllm_xargs)
-    return _settings.options(own_options(vllm_xargs)).decoding_mode is DecodingMode.DIFFUSION
+    return _settings.options(own_options(vllm_xargs))
+
+
+def _is_diffusion(options: DecodingOptions) -> bool:
+    return options.decoding_mode is DecodingMode.DIFFUSION and not _only_ar
+
+
+def _make_neutral(params: SamplingParams, names: Sequence[str]) -> None:
+    for name in names:
+        if name in NEUTRAL_HERE:
+            setattr(params, name, NEUTRAL_HERE[name])
+
+
+def _validate(params: SamplingParams, options: DecodingOptions) -> None:
+    assert _settings is not None
+    refuse_oversized(params)
+    _refuse_unsendable(params)
+    _refuse_counts_without_a_place(params, options)
+    if _only_ar:
+        refuse_all_but_ar(options, _settings.defaults, "speculator")
+    elif _is_diffusion(options):
+        refuse_processors_in_diffusion(_processors, options)
+        refuse_meaningless_in_diffusion(params, options)
 
 
 def _refuse_unknown_names(vllm_xargs: Any) -> None:

@@ -14,7 +14,11 @@ from nemotron_diffusion_plugin.auto.requests import describe
 from nemotron_diffusion_plugin.options import DecodingMode
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
 from nemotron_diffusion_plugin.serving.overrides import checked_overrides
-from nemotron_diffusion_plugin.serving.refusals import check_context_length, refuse_processors_in_diffusion
+from nemotron_diffusion_plugin.serving.refusals import (
+    check_context_length,
+    refuse_processors_in_diffusion,
+    say_what_diffusion_does_without,
+)
 from nemotron_diffusion_plugin.serving.request_counts import RESPONSE_KEY, span_attributes
 from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.vllm.engine_patches import summary
@@ -86,11 +90,7 @@ def _configure_admission(vllm_config: Any, settings: ServerSettings, only_ar: bo
     if not only_ar:
         if settings.defaults.decoding_mode is DecodingMode.DIFFUSION:
             refuse_processors_in_diffusion(processors, settings.defaults)
-        without = {name: value for name, value in defaults.items() if name in admission.WITHOUT_MEANING}
-        if without:
-            logger.info(
-                "the server's default %s is not applied in diffusion, where it has no meaning", without
-            )
+        say_what_diffusion_does_without(defaults, logger)
     admission.configure(settings, only_ar, processors, defaults)
 
 

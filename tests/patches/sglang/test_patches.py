@@ -308,22 +308,19 @@ class TestOpenAIParameters:
     def test_defaults_are_applied_and_a_grammar_of_the_tools_dropped(
         self, kind: int, kept: bool, put_in_place: PutInPlace
     ) -> None:
-        original = Original({"top_p": 0.9})
+        original = Original({"top_p": 0.9, "n": 1})
         asked: list[Any] = []
 
-        def constrains(request: Any, constrained: bool) -> bool:
+        def changes(request: Any, constrained: bool) -> dict[str, Any] | None:
             asked.append((request, constrained))
-            return kept
+            return None if kept else {"top_p": 1.0, "of another kind of request": 2}
 
-        def apply_defaults(request: Any, parameters: dict[str, Any]) -> None:
-            parameters["top_p"] = 1.0
-
-        patch = openai_parameters.patches(constrains, apply_defaults)[kind]
-        convert = put_in_place(patch, original)
-        assert convert("request", ["x"], tool_call_constraint="grammar", other=3) == {"top_p": 1.0}
+        convert = put_in_place(openai_parameters.patches(changes)[kind], original)
+        expected = {"top_p": 0.9 if kept else 1.0, "n": 1}
+        assert convert("request", ["x"], tool_call_constraint="grammar", other=3) == expected
         constraint = "grammar" if kept else None
         assert original.calls == [(("request", ["x"]), {"tool_call_constraint": constraint, "other": 3})]
-        assert convert("request", ["x"]) == {"top_p": 1.0}
+        assert convert("request", ["x"]) == expected
         assert asked == [("request", True), ("request", False)]
 
 

@@ -219,33 +219,32 @@ def chat(**fields: Any) -> Any:
 
 def test_a_checkpoint_s_defaults_are_dropped_in_diffusion() -> None:
     defaults = {"top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
-    neutral = {name: admission.WITHOUT_MEANING[name] for name in defaults}
+    neutral = {name: admission.NEUTRAL_HERE[name] for name in defaults}
     for fields, expected in (
         ({"custom_params": DIFFUSION}, neutral),
         ({"custom_params": DIFFUSION, "top_p": 0.5}, {**neutral, "top_p": 0.5}),
         ({"custom_params": {"decoding_mode": "ar"}}, defaults),
     ):
-        parameters = chat(**fields).to_sampling_params([], defaults)
-        admission.apply_defaults(chat(**fields), parameters)
+        changes = admission.changes_in_diffusion(chat(**fields), False)
+        parameters = {**chat(**fields).to_sampling_params([], defaults), **(changes or {})}
         assert {name: parameters[name] for name in defaults} == expected
 
 
 def test_other_servers_requests_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "_settings", None)
     strict = {"type": "function", "function": {"name": "f", "parameters": {}, "strict": True}}
-    assert admission.constrains_tool_calls(chat(custom_params=DIFFUSION, tools=[strict]), True)
-    parameters = {"top_p": 0.9}
-    admission.apply_defaults(chat(custom_params=DIFFUSION), parameters)
-    assert parameters == {"top_p": 0.9}
+    for constrained in (True, False):
+        asked = chat(custom_params=DIFFUSION, tools=[strict])
+        assert admission.changes_in_diffusion(asked, constrained) is None
 
 
 def test_one_call_that_only_a_grammar_would_keep_to() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     one = chat(custom_params=DIFFUSION, tools=[tool], parallel_tool_calls=False)
     with pytest.raises(OptionError, match="'parallel_tool_calls': got False, expected True"):
-        admission.constrains_tool_calls(one, True)
-    assert not admission.constrains_tool_calls(one, False)
-    assert admission.constrains_tool_calls(chat(tools=[tool], parallel_tool_calls=False), True)
+        admission.changes_in_diffusion(one, True)
+    assert admission.changes_in_diffusion(one, False) is not None
+    assert admission.changes_in_diffusion(chat(tools=[tool], parallel_tool_calls=False), True) is None
 
 
 @pytest.mark.parametrize("rows", [[[1.0] * 3], [[1.0] * 4, []], [[1.0] * 4, 1.0]], ids=str)
