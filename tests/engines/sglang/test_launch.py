@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin import __version__
-from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from tests.engines import foreground, starts
 from tests.engines.sglang import launch
 
@@ -93,32 +91,6 @@ def test_another_sitecustomize_runs_too(tmp_path: Path) -> None:
         [sys.executable, "-c", ""], check=True, capture_output=True, text=True, env=variables
     )
     assert answer.stdout == "the other one\n"
-
-
-@pytest.mark.long
-def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
-    """The engine's own words, after all that its process prints while it ends."""
-    options = ["--no-such-option", "--port", str(launch.free_port())]
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.engines.sglang.launch", "serve", str(BUNDLED_CHECKPOINT), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=launch.CHECKOUT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert ended.returncode == 1
-    last = ended.stderr.rstrip().splitlines()[-1]
-    assert last.startswith(
-        "error: the server did not start: unrecognized arguments: --no-such-option; the whole log"
-    )
-    assert "unrecognized arguments" in Path(last.rpartition(" ")[2]).read_text()
-
-
-def test_the_programs_of_the_environment_are_found() -> None:
-    command = [sys.executable, "-m", "tests.engines.sglang.launch", "run", "nemotron-diffusion", "--version"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=launch.CHECKOUT)
-    assert answer.stdout == f"nemotron-diffusion {__version__}\n"
 
 
 def test_the_doctor_is_right_in_this_environment_without_the_launcher(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_diffusion_plugin import __version__
-from nemotron_diffusion_plugin.assets import BUNDLED_CHECKPOINT
 from tests.engines import foreground
 from tests.engines.vllm import launch
 
@@ -61,29 +59,3 @@ def test_vllm_finds_triton_and_the_entry_points_in_the_launcher_s_environment() 
     )
     command = [sys.executable, "-m", "tests.engines.vllm.launch", "run", sys.executable, "-c", code]
     subprocess.run(command, check=True, cwd=launch.CHECKOUT)
-
-
-@pytest.mark.long
-def test_a_refused_option_is_the_last_line(tmp_path: Path) -> None:
-    """The engine's own words, after all that its process prints while it ends."""
-    options = ["--no-such-option", "--port", str(launch.free_port())]
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.engines.vllm.launch", "serve", str(BUNDLED_CHECKPOINT), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=launch.CHECKOUT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert ended.returncode == 1
-    last = ended.stderr.rstrip().splitlines()[-1]
-    assert last.startswith(
-        "error: the server did not start: unrecognized arguments: --no-such-option; the whole log"
-    )
-    assert "unrecognized arguments" in Path(last.rpartition(" ")[2]).read_text()
-
-
-def test_the_programs_of_the_environment_are_found() -> None:
-    command = [sys.executable, "-m", "tests.engines.vllm.launch", "run", "nemotron-diffusion", "--version"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=launch.CHECKOUT)
-    assert answer.stdout == f"nemotron-diffusion {__version__}\n"

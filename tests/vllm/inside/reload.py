@@ -8,6 +8,8 @@ from typing import Any
 from safetensors.torch import load_file
 from vllm import LLM, SamplingParams
 
+from tests.vllm.inside.refusals import ALWAYS
+
 PROMPT = [300, 400, 500, 310, 320]
 TOKENS = 40
 MODES = ("ar", "self_speculation", "diffusion")
@@ -18,15 +20,7 @@ def observe(folder: str, other: str, names: list[list[str]]) -> dict[str, Any]:
 
     For a group that was refused what was said stands beside its tokens.
     """
-    llm = LLM(
-        folder,
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=256,
-        max_num_seqs=4,
-        kv_cache_memory_bytes=64 << 20,
-        enable_prefix_caching=False,
-    )
+    llm = LLM(folder, **ALWAYS, enable_prefix_caching=False)
     params = {"temperature": 0, "max_tokens": TOKENS, "ignore_eos": True}
 
     def tokens() -> list[list[int]]:
