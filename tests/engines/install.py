@@ -18,7 +18,6 @@ a second.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import platform
@@ -27,8 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -36,10 +34,10 @@ CHECKOUT = HERE.parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(CHECKOUT)  # instead of this folder, whose subfolders are named like the engines
 
+from tests.engines.commands import capture, lock, read, run, say  # noqa: E402
 from tests.engines.recipe import ENGINES, Recipe, SetupError, load_recipe  # noqa: E402
 
 TOOLS = HERE.parent / "requirements.txt"
-START = time.monotonic()
 COMPLETE = "complete"
 VERSION = "ENGINE_VERSION"
 TORCH_LIBRARIES = """
@@ -277,60 +275,6 @@ def build_checkout(environment: Path, engine: Path, state: str, folders: Sequenc
     )
     run(*pip, "--no-deps", "--no-build-isolation", "--no-index", "--editable", CHECKOUT, log=log)
     (environment / COMPLETE).write_text(state)
-
-
-@contextmanager
-def lock(target: Path) -> Iterator[None]:
-    """Hold an exclusive lock beside `target`, so that two set-ups at once wait for each other."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{target}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def run(*command: object, log: Path) -> None:
-    """Run a command with its output appended to `log`; every half minute say that it is still running.
-
-    Raises:
-        SetupError: it failed; the message ends with the last lines of the log.
-    """
-    words = [str(word) for word in command]
-    with log.open("a") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=clean_environment())
-        while True:
-            try:
-                status = process.wait(timeout=30)
-                break
-            except subprocess.TimeoutExpired:
-                say(f"still installing, {time.monotonic() - START:.0f} s so far")
-    if status != 0:
-        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise SetupError(f"this command failed: {' '.join(words)}\n  {tail}\nThe whole output is in {log}")
-
-
-def capture(*command: object) -> str:
-    """Run a command and return what it prints, without surrounding white space."""
-    words = [str(word) for word in command]
-    return subprocess.run(
-        words, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment()
-    ).stdout.strip()
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without the variables that would let another Python's packages in."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    }
-
-
-def read(file: Path) -> str | None:
-    return file.read_text() if file.exists() else None
-
-
-def say(message: str) -> None:
-    print(f"setup: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
