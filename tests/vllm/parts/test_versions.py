@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from nemotron_diffusion_patches.vllm import async_scheduling, lookahead_slots
 from nemotron_diffusion_plugin import vllm
 from nemotron_diffusion_plugin.model.spec import TEXT
 from nemotron_diffusion_plugin.serving.overrides import OverrideError
@@ -77,3 +78,13 @@ def test_nothing_is_touched_where_an_override_does_not_fit(
         vllm.register()
     served = f"{TEXT.architecture} will not be served, other models are not affected."
     assert f"the plugin does not fit: Ours.run; {served}" in caplog.text
+
+
+@pytest.mark.parametrize(("installed", "needed"), [("0.32.5", True), ("0.33.0", False), ("0.33.1rc1", False)])
+def test_a_patch_is_applied_in_the_versions_that_need_it(
+    installed: str, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = pytest.importorskip("vllm")
+    monkeypatch.setattr(engine, "__version__", installed)
+    assert versions.needs(async_scheduling.ABOUT) is needed
+    assert versions.needs(lookahead_slots.ABOUT), "one that all supported versions need"
