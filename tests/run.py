@@ -55,18 +55,24 @@ FULL_SIZES = {
 """The sizes of the long lane, which takes an hour on two cores; a variable that is set already wins."""
 
 
+FAILURES = ("FAILED ", "ERROR ")
+"""How pytest's lines begin that name a test that failed."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """How a step ended, after how many seconds, and what it started of its engine."""
+    """How a step ended, after how many seconds, what it started of its engine, and which tests failed."""
 
     step: str
     seconds: float
     is_good: bool
     starts: Sequence[str] = ()
+    failures: Sequence[str] = ()
 
     def __str__(self) -> str:
         said = f"{self.step:13} {self.seconds:7.1f} s  {'ok' if self.is_good else 'FAILED'}"
-        return f"{said:34} {starts.summary(self.starts)}" if self.starts else said
+        said = f"{said:34} {starts.summary(self.starts)}" if self.starts else said
+        return "\n    ".join([said, *self.failures])
 
 
 def engine_of(step: str) -> str | None:
@@ -136,7 +142,8 @@ def run(step: str, prefix: str = "", long: bool = False) -> Result:
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return Result(step, time.monotonic() - start, False)
-    statuses = []
+    statuses: list[int] = []
+    failures: list[str] = []
     with tempfile.NamedTemporaryFile(prefix="engine-starts-") as counted:
         long = long and version_of(step) is None
         environment = {
@@ -146,14 +153,16 @@ def run(step: str, prefix: str = "", long: bool = False) -> Result:
         }
         for command in commands(step, python, long):
             print(f"\n{prefix}== {step}: {' '.join(command[2:])}", flush=True)
-            statuses.append(execute(command, environment, prefix))
-        return Result(step, time.monotonic() - start, not any(statuses), starts.read(counted.name))
+            status, failed = execute(command, environment, prefix)
+            statuses.append(status)
+            failures += failed
+        seconds = time.monotonic() - start
+        return Result(step, seconds, not any(statuses), starts.read(counted.name), failures)
 
 
-def execute(command: list[str], environment: dict[str, str], prefix: str) -> int:
-    """Run a command in the checkout and return its exit status."""
-    if not prefix:
-        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+def execute(command: list[str], environment: dict[str, str], prefix: str) -> tuple[int, list[str]]:
+    """Run a command in the checkout; return its exit status and the lines in which pytest names what failed."""
+    failures = []
     with subprocess.Popen(
         command,
         cwd=CHECKOUT,
@@ -165,8 +174,11 @@ def execute(command: list[str], environment: dict[str, str], prefix: str) -> int
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(prefix + line.rstrip("\n"), flush=True)
-    return process.returncode
+            line = line.rstrip("\n")
+            print(prefix + line, flush=True)
+            if line.startswith(FAILURES):
+                failures.append(line)
+    return process.returncode, failures
 
 
 def set_up_engines() -> None:

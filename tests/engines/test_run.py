@@ -97,6 +97,19 @@ def test_two_engines_run_side_by_side_and_say_who_speaks(
     assert [line.split()[-1] for line in lines[-2:]] == ["ok", "FAILED"]
 
 
+def test_the_summary_names_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named = ["FAILED tests/test_a.py::test_b - assert 1 == 2", "ERROR tests/test_c.py"]
+    code = f"print('\\n'.join(['begun', *{named!r}])); raise SystemExit(1)"
+    monkeypatch.setattr(run, "install", lambda recipe, device: sys.executable)
+    monkeypatch.setattr(run, "commands", lambda step, python, long: [[sys.executable, "-c", code]])
+    for steps in (["engine-vllm"], ["engine-vllm", "unit"]):
+        assert run.main(steps) == 1
+        summary = capfd.readouterr().out.split("== summary")[1].splitlines()
+        assert [line.strip() for line in summary if line.startswith("    ")] == named * len(steps)
+
+
 def test_another_version_has_a_short_run_and_its_suites_in_the_long_lane(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,10 @@ from tests.served.endpoint import Endpoint
 from tests.served.metrics import Metrics
 
 C = TypeVar("C", bound=Client)
+
+OUR_LINE = re.compile(r'File ".*/nemotron_diffusion_plugin/')
+"""A line of the plugin in a traceback; the patches only call on what they wrap."""
+LOGGED_WITHIN = 5.0  # seconds until an error that was answered is in the log
 
 
 @dataclass
@@ -54,6 +60,16 @@ class Running(ABC, Generic[C]):
     @abstractmethod
     def is_known_error(self, path: str, content: bytes) -> bool:
         """Whether the engine itself answers this body with 500, whatever the model (tests/README.md)."""
+
+    def is_of_the_engine(self, log_size: int) -> bool:
+        """Whether the engine logged an error since its log had `log_size` bytes, and no line of ours was in it."""
+        deadline = time.monotonic() + LOGGED_WITHIN
+        while time.monotonic() < deadline:
+            logged = self.server.log.read_bytes()[log_size:].decode(errors="replace")
+            if "Traceback (most recent call last)" in logged:
+                return OUR_LINE.search(logged) is None
+            time.sleep(0.1)
+        return False
 
     @abstractmethod
     def detokenize(self, token_ids: list[int]) -> str:
