@@ -13,7 +13,8 @@ import shutil
 import time
 from pathlib import Path
 
-from tests.engines.install import COMPLETE, cache_folder, find_python, lock, run, say
+from tests.engines.commands import lock, run, say
+from tests.engines.install import COMPLETE, cache_folder, find_python
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 PYTHONS = ("3.11", "3.12", "3.13")

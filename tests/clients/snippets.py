@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.clients import environment
 from tests.engines import install
+from tests.engines.commands import clean_environment
 from tests.engines.recipe import load_recipe
 from tests.engines.server import CHECKOUT, HOST
 
@@ -97,7 +98,7 @@ def _of_engine(engine: str, words: list[str]) -> Command:
     """A program of an engine's, in that engine's environment."""
     python = install.install(load_recipe(engine), install.detect_device())
     launch = import_module(f"tests.engines.{engine}.launch")
-    return Command([str(python), *words], launch.environment({**install.clean_environment(), **OFFLINE}))
+    return Command([str(python), *words], launch.environment({**clean_environment(), **OFFLINE}))
 
 
 def _packages() -> Path:
@@ -106,7 +107,7 @@ def _packages() -> Path:
 
 
 def _clients_variables() -> dict[str, str]:
-    return {**install.clean_environment(), **OFFLINE}
+    return {**clean_environment(), **OFFLINE}
 
 
 def _write_task(folder: Path) -> None:

@@ -105,3 +105,11 @@ def test_other_ways_to_ask(running: Running, path: str, asked: dict[str, Any], s
     good = running.client.post({**body, "vllm_xargs": {"decoding_mode": "diffusion"}}, path)
     assert good.status_code == 200, good.text
     assert running.client.settled().mode("requests", "diffusion") == before + 1
+
+
+@pytest.mark.parametrize("path", ["/v1/systemone", "/v1/decisions"])
+def test_paths_that_need_another_model(running: Running, path: str) -> None:
+    """vLLM reads decisions off models that it has a strategy for; 0.33 has the second path too."""
+    question = {"type": "predicate", "id": "q", "instruction": "Is it so?"}
+    reply = running.client.post({"model": running.client.model, "input": "x", "questions": [question]}, path)
+    assert reply.status_code in (400, 404, 501), reply.text

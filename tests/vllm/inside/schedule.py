@@ -20,7 +20,7 @@ SLOW = {"decoding_mode": "diffusion", "commit_rule": "fixed", "tokens_per_step":
 class Engine:
     """An engine in this process and the parts of it that the test looks at."""
 
-    def __init__(self, folder: str, asynchronous: bool) -> None:
+    def __init__(self, folder: str, asynchronous: bool, **options: Any) -> None:
         self.llm = LLM(
             folder,
             dtype="float32",
@@ -30,11 +30,13 @@ class Engine:
             kv_cache_memory_bytes=256 << 20,
             async_scheduling=asynchronous,
             disable_log_stats=True,
+            **options,
         )
         self.engine = self.llm.llm_engine
         self.scheduler = self.engine.engine_core.engine_core.scheduler
         self.counters = BoardReader(self.engine.vllm_config)
         [self.speculator] = speculator_module._speculators.values()
+        self.cached: dict[str, int] = {}  # tokens of a prompt that were in the prefix cache
 
     def add(
         self,
@@ -57,11 +59,26 @@ class Engine:
     def forwards(self) -> int:
         return sum(self.counters.value(f"{attention}_forwards") for attention in ATTENTION)
 
+    def note_drafts(self) -> list[tuple[int | None, int]]:
+        """From now on, each call of the speculator: how many drafts are asked for, and its forwards."""
+        noted: list[tuple[int | None, int]] = []
+        speculator, propose = self.speculator, self.speculator.propose
+
+        def proposed(*arguments: Any, **keywords: Any) -> Any:
+            before = speculator.forward.count
+            drafts = propose(*arguments, **keywords)
+            noted.append((keywords.get("num_speculative_tokens"), speculator.forward.count - before))
+            return drafts
+
+        speculator.propose = proposed
+        return noted
+
     def finish(self) -> dict[str, list[int]]:
         tokens = {}
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 tokens[output.request_id] = list(output.outputs[0].token_ids)
+                self.cached[output.request_id] = output.num_cached_tokens
         return tokens
 
 
