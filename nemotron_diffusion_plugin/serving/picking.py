@@ -11,7 +11,7 @@ import torch
 from nemotron_diffusion_plugin.core import BlockForward, BlockRows, Blocks, ForwardOutput
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.operators import Operators
-from nemotron_diffusion_plugin.serving.slots import NO_TOKEN, SlotTable
+from nemotron_diffusion_plugin.serving.slots import SlotTable
 
 LOGITS_AT_ONCE = 1 << 28
 """Most logits that exist at a time: 2048 rows of a 131072-wide vocabulary, whatever the batch."""
@@ -90,7 +90,6 @@ class BlockPicker:
         counts[~table.is_diffusion(slots)] = 0
         banned = []
         for row in np.flatnonzero(counts):
-            ids = table.stop_ids[int(slots[row])]
             begin = int(rows.offsets[row])
-            banned.append((begin, begin + int(counts[row]), ids[ids != NO_TOKEN]))
+            banned.append((begin, begin + int(counts[row]), table.stop_ids_of(int(slots[row]))))
         return banned

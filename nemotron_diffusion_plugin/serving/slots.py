@@ -50,6 +50,7 @@ class SlotTable:
         self.temperature = np.zeros(size, dtype=np.float64)
         self.banned_until = np.zeros(size, dtype=np.int64)
         self.by_seed = np.zeros(size, dtype=bool)
+        self._num_stop_ids = np.zeros(size, dtype=np.int64)
         self._phase, self.phase = _guarded(np.zeros(size, dtype=np.int8))
         self._start, self.start = _guarded(np.zeros(size, dtype=np.int64))
         self._length, self.length = _guarded(np.ones(size, dtype=np.int64))
@@ -79,6 +80,7 @@ class SlotTable:
         row = np.full(MAX_STOP_IDS, NO_TOKEN, dtype=np.int64)
         row[: len(request.stop_ids)] = request.stop_ids
         self.stop_ids[slot] = self.on_device(row)
+        self._num_stop_ids[slot] = len(request.stop_ids)
         self.rules.put(slot, options)
         self.logprobs.take(slot, request.logprobs if is_diffusion else None, request.named_logprobs)
 
@@ -208,6 +210,10 @@ class SlotTable:
     def is_stop(self, index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Whether tokens `[R, W]` end the request of their slot, bool `[R, W]`."""
         return (tokens[:, :, None] == self.stop_ids[index][:, None, :]).any(dim=2)
+
+    def stop_ids_of(self, slot: int) -> torch.Tensor:
+        """The stop ids of a slot's request, int64 `[S]`, without padding and without waiting for the device."""
+        return self.stop_ids[slot, : int(self._num_stop_ids[slot])]
 
     def banned_rows(self, slots: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """How many of the first `rows` positions from `starts` on come before `min_tokens`, host `[R]`."""

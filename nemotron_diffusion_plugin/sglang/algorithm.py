@@ -34,10 +34,10 @@ class BlockAlgorithm(CustomSpecAlgo):
         needs_cpu_seq_lens: bool = True,
         needs_confidence_relay: bool = False,
     ) -> Any:
-        """The relay of the overlap schedule; the host's lengths are always kept: they cut blocks at the limit."""
+        """The relay of the overlap schedule; the host waits for lengths where the attention backend needs them."""
         from sglang.srt.managers.overlap_utils import FutureMap
 
-        return FutureMap(device, self, req_to_token_pool, True, needs_confidence_relay)
+        return FutureMap(device, self, req_to_token_pool, needs_cpu_seq_lens, needs_confidence_relay)
 
     @override
     def handle_server_args(self, server_args: Any) -> None:

@@ -12,8 +12,8 @@ import httpx
 VLLM, SGLANG = "vllm_xargs", "custom_params"
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
-LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
-"""An idle connection is used again for a second only: servers close it after five, perhaps just as it is used."""
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+"""No connection is used twice: the server, or another thread, may close an idle one just as it is used."""
 
 
 @dataclass(frozen=True)

@@ -121,11 +121,12 @@ class Acceptance:
         for row in np.flatnonzero(self.counts.active[slots]):
             part = slice(int(laid.offsets[row]), int(laid.offsets[row + 1]))
             self.counts.apply(int(slots[row]), logits[part], chain[row, : int(laid.blocks.lengths[row])])
-        banned = table.banned_rows(slots, laid.blocks.start_bounds + 1, laid.blocks.lengths)
-        for row in np.flatnonzero(banned):
-            ids = table.stop_ids[int(slots[row])]
-            begin = int(laid.offsets[row])
-            logits[begin : begin + int(banned[row])].index_fill_(1, ids[ids != NO_TOKEN], -torch.inf)
+        for row in np.flatnonzero(table.banned_until[slots] > table.prompt_len[slots]):
+            part = slice(int(laid.offsets[row]), int(laid.offsets[row + 1]))
+            ids = table.stop_ids_of(int(slots[row]))
+            early = laid.positions[part, None] + 1 < int(table.banned_until[slots[row]])
+            kept = logits[part].index_select(1, ids)
+            logits[part].index_copy_(1, ids, kept.masked_fill_(early, -torch.inf))
 
     def _bias(self, step: DecodeStep, rows: np.ndarray, laid: PreparedRows, logits: torch.Tensor) -> None:
         bias = step.batch.sampling_info.logit_bias

@@ -58,7 +58,7 @@ class WorkerBlocks(AutoBlocks):
         is_auto = table.is_mode(step.slots, DecodingMode.AUTO)
         if not is_auto.any():
             return []
-        starts = step.batch.seq_lens_cpu.tolist()
+        starts = table.start[step.slots].tolist()
         rows = [
             Drafting(req, MODES[mode], int(most), start, req.grammar is not None)
             for req, mode, most, start in zip(step.reqs, table.mode[step.slots], longest, starts, strict=True)

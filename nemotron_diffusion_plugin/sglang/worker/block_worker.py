@@ -28,6 +28,7 @@ from nemotron_diffusion_plugin.sglang.worker import counters
 from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, BlockForward
 from nemotron_diffusion_plugin.sglang.worker.grammar import walks_of
+from nemotron_diffusion_plugin.sglang.worker.lengths import HostLengths
 from nemotron_diffusion_plugin.sglang.worker.prefill import Prefill
 from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, StepCounts, slots_of
@@ -93,8 +94,11 @@ class BlockWorker(BaseSpecWorker):
         noise_seeds = self.slots.noise_seeds.__getitem__
         picker = BlockPicker(self.table, self.forward, noise_seeds, self.operators)
         self.drafter = Drafter(self.table, self.forward, picker, self.operators)
+        self.lengths = HostLengths(slots)
         self.verifier = Verifier(self.forward, self.slots, self.operators)
-        self.prefill = Prefill(self._target_worker, self.slots, self.verifier, self.max_model_len)
+        self.prefill = Prefill(
+            self._target_worker, self.slots, self.lengths, self.verifier, self.max_model_len
+        )
 
     def _attention_backend(self) -> str:
         runner = self.model_runner
@@ -137,7 +141,9 @@ class BlockWorker(BaseSpecWorker):
     @override
     def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
         """SGLang has read the result of the oldest pending step: count it."""
-        self.counters.step_done(num_correct_drafts_per_req)
+        step = self.counters.step_done(num_correct_drafts_per_req)
+        if step is not None:
+            self.lengths.read(step.slots, step.lengths, step.tenancies)
 
     def forward_batch_generation(
         self,
@@ -185,18 +191,44 @@ class BlockWorker(BaseSpecWorker):
         self.counters.engine_forward("causal", self.forward.count - before)
         lengths = np.zeros(step.size, dtype=np.int64)
         lengths[rows] = self.table.length[slots[rows]]
-        self.counters.step_begun(StepCounts(step.reqs, self.table.mode[slots], drafted, denoised, lengths))
+        self._begun(step, drafted, denoised, lengths)
         self.table.hand_over(slots[rows[self.table.is_diffusion(slots[rows])]])
         self._drop_scores(slots)
         return _result(step, verified)
 
+    def _begun(
+        self, step: DecodeStep, drafted: np.ndarray, denoised: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Keep what a step does until its result comes back; arguments as in `StepCounts`."""
+        slots = step.slots
+        tenancies = self.lengths.verified(slots, lengths)
+        modes = self.table.mode[slots]
+        self.counters.step_begun(StepCounts(step.reqs, modes, drafted, denoised, lengths, slots, tenancies))
+
     def _place(self, step: DecodeStep) -> None:
         """Note where every request stands, and how long its block is: shorter near the context limit."""
         table, slots = self.table, step.slots
-        starts = step.batch.seq_lens_cpu.numpy().astype(np.int64)
+        starts = self._starts(step)
         table.place(slots, step.index, step.computed, starts)
         longest = block_lengths(starts, table.longest[slots], self.max_model_len)
         self.counters.chosen(self.auto.choose_for(step, table, longest))
+
+    def _starts(self, step: DecodeStep) -> np.ndarray:
+        """The position of each seed, host int64 `[R]`: exact, or an upper bound where nothing depends on it.
+
+        Waits for the device where a bound would cut a block short that may have room.
+        """
+        slots, longest = step.slots, self.table.longest[step.slots]
+        if step.batch.seq_lens_cpu is not None:
+            starts: np.ndarray = step.batch.seq_lens_cpu.numpy().astype(np.int64)
+        else:
+            starts = self.lengths.bounds(slots, step.reqs)
+            cut = block_lengths(starts, longest, self.max_model_len) < longest
+            if not (cut & ~self.table.is_diffusion(slots)).any():
+                return starts
+            starts = step.computed.cpu().numpy()
+        self.lengths.correct(slots, starts)
+        return starts
 
     def _is_plain(self, step: DecodeStep) -> bool:
         """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
@@ -219,8 +251,8 @@ class BlockWorker(BaseSpecWorker):
         output = result.logits_output
         if batch.return_logprob:  # [R] becomes [R, 1], the layout of speculative results
             output.next_token_logprobs = output.next_token_logprobs.view(-1, 1)
-        modes, none = self.table.mode[step.slots], np.zeros(step.size, dtype=np.int64)
-        self.counters.step_begun(StepCounts(step.reqs, modes, none, none, ones))
+        none = np.zeros(step.size, dtype=np.int64)
+        self._begun(step, none, none, ones)
         self._drop_scores(step.slots)
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
         return _result(step, verified, result.can_run_cuda_graph)

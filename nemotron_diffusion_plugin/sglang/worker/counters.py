@@ -58,10 +58,10 @@ class Counters:
         """Keep what a decode step does until SGLang has its result."""
         self._pending.append(step)
 
-    def step_done(self, num_correct_drafts: list[int]) -> None:
-        """Count the oldest step; `num_correct_drafts` are the tokens each request emitted, less one."""
+    def step_done(self, num_correct_drafts: list[int]) -> StepCounts | None:
+        """Count the oldest step and return it; `num_correct_drafts` are the tokens each request emitted, less one."""
         if not self._pending:
-            return
+            return None
         step = self._pending.popleft()
         for row, req in enumerate(step.reqs):
             if req.is_retracted or req.finished():
@@ -70,6 +70,7 @@ class Counters:
             if self._observe is not None and length > 1 and MODES[step.modes[row]] is DecodingMode.AUTO:
                 self._observe(req, length - 1, accepted)
             self._count(step, row, accepted)
+        return step
 
     def chosen(self, lengths: Sequence[int]) -> None:
         """Count the block lengths chosen for requests in auto."""

@@ -73,7 +73,7 @@ class BlockForward:
         return split(lengths, self.max_tokens, alike=not self.ragged)
 
     def prepare(self, blocks: Blocks, causal: bool) -> PreparedRows:
-        """Set up one forward; `start_bounds` must be exact."""
+        """Set up one forward; `start_bounds` must be exact where the attention backend needs the host's lengths."""
         laid = lay_out_rows(blocks)
         pool = self.runner.req_to_token_pool.req_to_token
         locations = pool[blocks.index[laid.owner], laid.positions].to(torch.int64)

@@ -10,6 +10,7 @@ from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
+from nemotron_diffusion_plugin.sglang.worker.lengths import HostLengths
 from nemotron_diffusion_plugin.sglang.worker.resume import forced_seed
 from nemotron_diffusion_plugin.sglang.worker.slots import WorkerSlots
 from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep, slots_of
@@ -20,10 +21,16 @@ class Prefill:
     """Runs prompts, also those of retracted requests, which hold the output so far."""
 
     def __init__(
-        self, target_worker: Any, slots: WorkerSlots, verifier: Verifier, max_model_len: int
+        self,
+        target_worker: Any,
+        slots: WorkerSlots,
+        lengths: HostLengths,
+        verifier: Verifier,
+        max_model_len: int,
     ) -> None:
         self.target_worker = target_worker
         self.slots = slots
+        self.lengths = lengths
         self.verifier = verifier
         self.max_model_len = max_model_len
 
@@ -32,6 +39,7 @@ class Prefill:
         slots = slots_of(batch)
         for req in batch.reqs:
             self.slots.take(req, self.max_model_len)
+        self.lengths.prefilled(slots, batch.seq_lens_cpu.numpy().astype(np.int64))
         own = np.flatnonzero(~self.slots.engine_samples[slots])
         if len(own) and not batch.is_prefill_only:
             result = self._sample_here(batch, slots, own)

@@ -48,6 +48,8 @@ class StepCounts:
         drafted: draft forwards the request took part in.
         denoised: denoise forwards of the block that this step hands over.
         lengths: rows of the request in the verify forward, 0 for one that took no part.
+        slots: their request slots.
+        tenancies: what `HostLengths.verified` gave for them.
     """
 
     reqs: list[Any]
@@ -55,6 +57,8 @@ class StepCounts:
     drafted: np.ndarray
     denoised: np.ndarray
     lengths: np.ndarray
+    slots: np.ndarray
+    tenancies: np.ndarray
 
 
 def slots_of(batch: Any) -> np.ndarray:

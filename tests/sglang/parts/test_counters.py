@@ -77,7 +77,8 @@ def report(*rows: tuple[Any, DecodingMode, int, int, int]) -> StepCounts:
     """Rows of request, mode, draft forwards, denoise forwards, and width in the verify forward."""
     reqs, modes, *numbers = zip(*rows, strict=True)
     codes = np.array([mode.code for mode in modes])
-    return StepCounts(list(reqs), codes, *[np.array(column) for column in numbers])
+    slots = np.arange(len(reqs))
+    return StepCounts(list(reqs), codes, *[np.array(column) for column in numbers], slots, slots)
 
 
 def test_names_are_those_of_every_engine(counted: Counters, registry: Any) -> None:

@@ -21,6 +21,10 @@ class ReferenceBackend(AttentionBackend):
     `spec_info.ragged_verify_layout` says, and layers of type ENCODER_ONLY see all of them.
     """
 
+    needs_cpu_seq_lens = (
+        False  # as FlashAttention: a decode step does not wait to learn the lengths on the host
+    )
+
     def __init__(self, runner: Any) -> None:
         super().__init__()
         if runner.use_mla_backend or isinstance(runner.token_to_kv_pool, SWAKVPool):
