@@ -10,6 +10,7 @@ from nemotron_diffusion_patches.sglang import (
     cuda_graph_runner,
     finish_check,
     last_output,
+    logits_rows,
     openai_parameters,
     request_rows,
     request_validation,
@@ -57,6 +58,7 @@ def engine_patches() -> list[HookPatch]:
         response_counts.patch_meta_info(RESPONSE_KEY),
         span_attributes_patch.patch(RESPONSE_KEY, span_attributes),
         cuda_graph_runner.patch(is_ours, _graph_runner),
+        logits_rows.patch(is_ours, _logits_rows),
         weights_from_disk.patch(weight_updates.from_disk),
         weights_from_tensor.patch(weight_updates.from_tensor),
     ]
@@ -145,6 +147,12 @@ def _graph_runner() -> type:
     from nemotron_diffusion_plugin.sglang.graphs.runner import BlockGraphRunner
 
     return BlockGraphRunner
+
+
+def _logits_rows(model_runner: Any, rows: int) -> int:
+    from nemotron_diffusion_plugin.sglang.graphs.runner import logits_rows
+
+    return logits_rows(model_runner, rows)
 
 
 def diagnose_all() -> list[tuple[str, bool, str]]:

@@ -54,10 +54,10 @@ class BlockGraphRunner(DecodeCudaGraphRunner):
         self._capturing: GraphKind | None = None
         self._replaying: GraphKind | None = None
         self._metadata: dict[GraphKind, dict[str, Any]] = {}
-        most = LOGITS_AT_ONCE // (
-            model_runner.model_config.vocab_size * model_runner.decode_num_tokens_per_req()
-        )
-        with _batch_sizes_up_to(most), _indices_by_request(model_runner, INDEX_DTYPES.get(backend)):
+        with (
+            _batch_sizes_up_to(_most_blocks(model_runner)),
+            _indices_by_request(model_runner, INDEX_DTYPES.get(backend)),
+        ):
             super().__init__(model_runner)
         logger.info(
             "CUDA graphs of %s for up to %d blocks", ", ".join(one.value for one in self.kinds), self.max_bs
@@ -186,6 +186,19 @@ class DecodeStepGraphRunner(DecodeCudaGraphRunner):
     @override
     def get_spec_info(self, num_tokens: int) -> None:
         """A decode step has no pass."""
+
+
+def logits_rows(model_runner: Any, rows: int) -> int:
+    """Rows of the largest logits that a graph computes; `rows` would do for a block of each request of a step."""
+    width = model_runner.decode_num_tokens_per_req()
+    requests = rows // width
+    return max(requests, width * min(requests, max(1, _most_blocks(model_runner))))
+
+
+def _most_blocks(model_runner: Any) -> int:
+    """Blocks of one forward, by how many logits exist at a time."""
+    width = model_runner.model_config.vocab_size * model_runner.decode_num_tokens_per_req()
+    return LOGITS_AT_ONCE // int(width)
 
 
 def _copies(backend: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from nemotron_diffusion_patches.sglang import (
     cuda_graph_runner,
     finish_check,
     last_output,
+    logits_rows,
     openai_parameters,
     request_rows,
     request_validation,
@@ -63,6 +64,7 @@ PARAMETERS = {
     "meta-info": ["self", "meta_info", "state", "customized_info", "index", "finish_reason"],
     "span-attributes": ["self", "state", "recv_obj", "i"],
     "cuda-graph-runner": ["self"],
+    "logits-rows": ["self"],
     "weights-from-disk": [
         *("self", "model_path", "load_format", "weight_name_filter", "recapture_cuda_graph")
     ],
@@ -205,6 +207,13 @@ class TestCudaGraphRunner:
         runner = put_in_place(cuda_graph_runner.patch(is_ours, asked), Original("SGLang's"))
         assert runner(SimpleNamespace(spec_algorithm=OTHER)) == "SGLang's"
         assert asked.calls == []
+
+
+class TestLogitsRows:
+    def test_only_for_ours(self, put_in_place: PutInPlace) -> None:
+        rows = put_in_place(logits_rows.patch(is_ours, lambda runner, rows: rows // 4), Original(8192))
+        assert rows(SimpleNamespace(spec_algorithm=OURS)) == 2048
+        assert rows(SimpleNamespace(spec_algorithm=OTHER)) == 8192
 
 
 class TestFinishCheck:

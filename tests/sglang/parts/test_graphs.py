@@ -92,6 +92,25 @@ def test_backends_take_a_buffer_for_their_indices(module: str, backend: str, nam
     assert all(name in signature for name in names)
 
 
+@pytest.mark.parametrize(
+    ("vocab_size", "block", "requests", "rows"),
+    [
+        (131072, 32, 256, 64 * 32),  # blocks of one forward
+        (131072, 32, 4096, 4096),  # decode steps of many requests
+        (131072, 32, 8, 8 * 32),  # fewer requests than a forward takes blocks
+        (1 << 28, 32, 16, 32),  # one block at least
+    ],
+)
+def test_the_buffer_of_logits_has_the_rows_of_the_largest_graph(
+    vocab_size: int, block: int, requests: int, rows: int
+) -> None:
+    from nemotron_diffusion_plugin.sglang.graphs.runner import logits_rows
+
+    config = SimpleNamespace(vocab_size=vocab_size)
+    runner = SimpleNamespace(model_config=config, decode_num_tokens_per_req=lambda: block)
+    assert logits_rows(runner, requests * block) == rows
+
+
 def stand_in(kinds: tuple[GraphKind, ...] = (GraphKind.VERIFY, GraphKind.DRAFT, GraphKind.DRAFT_LORA)) -> Any:
     """A runner of blocks of 4 that was never constructed, with what the methods under test read."""
     runner = object.__new__(runners()[1])
