@@ -25,18 +25,40 @@ def pick(
     `temperature`: it gives the noise u of a slice of rows, float64 `[rows, V]` in (0, 1). Works on a few rows at a
     time: no float copy of the whole buffer exists, and `logits` stays as it is.
     """
-    if temperature is not None and uniform is None:
-        raise ValueError("pick: got temperatures without noise, expected `uniform` beside `temperature`")
     tokens, confidences = [], []
     for rows in _chunks(logits):
-        scores = part = logits[rows]
-        if temperature is not None and uniform is not None:
-            gumbel = -torch.log(-torch.log(uniform(rows)))
-            scores = part.double() + temperature[rows].double()[:, None] * gumbel
-        tokens.append(_best(scores, mask_token_id))
+        part = logits[rows]
+        tokens.append(_picked(part, rows, mask_token_id, temperature, uniform))
         softmax = part.softmax(dim=1, dtype=torch.float32)
         confidences.append(softmax.gather(1, tokens[-1][:, None])[:, 0])
     return torch.cat(tokens), torch.cat(confidences)
+
+
+def pick_tokens(
+    logits: torch.Tensor,
+    mask_token_id: int | None,
+    temperature: torch.Tensor | None = None,
+    uniform: Callable[[slice], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Return the tokens alone that `pick` picks, int64 `[N]`; the arguments are the same."""
+    parts = [_picked(logits[rows], rows, mask_token_id, temperature, uniform) for rows in _chunks(logits)]
+    return torch.cat(parts)
+
+
+def _picked(
+    part: torch.Tensor,
+    rows: slice,
+    mask_token_id: int | None,
+    temperature: torch.Tensor | None,
+    uniform: Callable[[slice], torch.Tensor] | None,
+) -> torch.Tensor:
+    """The tokens of the rows of which `part` holds the logits."""
+    if temperature is None:
+        return _best(part, mask_token_id)
+    if uniform is None:
+        raise ValueError("pick: got temperatures without noise, expected `uniform` beside `temperature`")
+    gumbel = -torch.log(-torch.log(uniform(rows)))
+    return _best(part.double() + temperature[rows].double()[:, None] * gumbel, mask_token_id)
 
 
 def _best(scores: torch.Tensor, mask_token_id: int | None) -> torch.Tensor:

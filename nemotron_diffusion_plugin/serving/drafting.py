@@ -176,7 +176,8 @@ class Drafter:
             output = self.forward.run(rows, tokens[part][rows.owner, rows.local], lora_rows)
             ids, sure = self.picker.pick(slots, blocks, rows, output, self._observers(slots, rows, walks))
             picked[part][rows.owner, rows.local] = ids
-            confidence[part][rows.owner, rows.local] = sure
+            if sure is not None:
+                confidence[part][rows.owner, rows.local] = sure
         return picked, confidence
 
     def _observers(

@@ -9,7 +9,7 @@ import torch
 from nemotron_diffusion_plugin.rules.accept import accept_longest_prefix
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules, choose
-from nemotron_diffusion_plugin.rules.pick import pick
+from nemotron_diffusion_plugin.rules.pick import pick, pick_tokens
 from nemotron_diffusion_plugin.rules.stop import ends_block
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
 from nemotron_diffusion_plugin.serving.kernel_choice import check_kernels
@@ -32,6 +32,11 @@ class Operators(Protocol):
 
         Without `sampling` every row takes the most likely token; without `mask_token_id` any token may be picked.
         """
+
+    def pick_tokens(
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
+    ) -> torch.Tensor:
+        """Return the tokens alone that `pick` picks, where nobody reads their confidences."""
 
     def commit(
         self,
@@ -69,6 +74,14 @@ class TorchOperators:
         if sampling is None:
             return pick(logits, mask_token_id)
         return pick(logits, mask_token_id, sampling.temperature, sampling.noise(logits.shape[1]))
+
+    def pick_tokens(
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
+    ) -> torch.Tensor:
+        """See `Operators.pick_tokens`."""
+        if sampling is None:
+            return pick_tokens(logits, mask_token_id)
+        return pick_tokens(logits, mask_token_id, sampling.temperature, sampling.noise(logits.shape[1]))
 
     def commit(
         self,

@@ -48,24 +48,29 @@ class BlockPicker:
         rows: BlockRows,
         output: ForwardOutput,
         observers: Sequence[LogitsObserver] = (),
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return tokens int64 `[T]` and confidences float32 `[T]` for the rows of a forward over `blocks`.
 
-        `slots` are the request slots of the blocks, on the host.
+        `slots` are the request slots of the blocks, on the host. A commit rule alone reads confidences: where no block
+        is diffusion there are none.
         """
         sampling = self._sampling(slots, blocks, rows)
         banned = self._early_stops(slots, blocks, rows)
         tokens = rows.local.new_empty(rows.num_tokens)
-        confidence = torch.empty(rows.num_tokens, dtype=torch.float32, device=tokens.device)
+        confidence = None
+        if self.table.is_diffusion(slots).any():
+            confidence = torch.empty(rows.num_tokens, dtype=torch.float32, device=tokens.device)
         at_once = max(1, LOGITS_AT_ONCE // self.forward.vocab_size)
         for first in range(0, rows.num_tokens, at_once):
             part = slice(first, min(first + at_once, rows.num_tokens))
             logits = output.logits(part)
             for begin, end, ids in banned:
                 logits[max(begin - first, 0) : max(end - first, 0)].index_fill_(1, ids, -torch.inf)
-            tokens[part], confidence[part] = self.operators.pick(
-                logits, self.table.mask_token_id, None if sampling is None else sampling.part(part)
-            )
+            drawn = None if sampling is None else sampling.part(part)
+            if confidence is None:
+                tokens[part] = self.operators.pick_tokens(logits, self.table.mask_token_id, drawn)
+            else:
+                tokens[part], confidence[part] = self.operators.pick(logits, self.table.mask_token_id, drawn)
             for observer in observers:
                 observer.see(first, logits, tokens[part])
         return tokens, confidence

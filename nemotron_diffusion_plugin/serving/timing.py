@@ -57,7 +57,7 @@ class ForwardTimer(ABC):
     def run(self, rows: int, bidirectional: bool) -> None:
         """Run a forward and wait for its picks: of whole blocks, of a part of one, or causally of single tokens."""
         output = self.draft(rows) if bidirectional else self.verify(rows)
-        picked, _ = self.operators.pick(output.logits(slice(0, rows)), self.table.mask_token_id, None)
+        picked = self.operators.pick_tokens(output.logits(slice(0, rows)), self.table.mask_token_id, None)
         picked[-1].item()
 
     def draft(self, rows: int) -> ForwardOutput:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nemotron_diffusion_kernels.accept import accept
 from nemotron_diffusion_kernels.commit import commit
 from nemotron_diffusion_kernels.low_rank import expand, shrink
-from nemotron_diffusion_kernels.pick import pick
+from nemotron_diffusion_kernels.pick import pick, pick_tokens
 from nemotron_diffusion_plugin.rules.block import BlockState
 from nemotron_diffusion_plugin.rules.commit import CommitRules
 from nemotron_diffusion_plugin.serving.block_sampling import BlockSampling
@@ -23,10 +25,13 @@ class TritonOperators:
         self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass over the logits; noise is computed in registers."""
-        if sampling is None:
-            return pick(logits, mask_token_id)
-        noise = (sampling.seeds, sampling.positions, sampling.steps)
-        return pick(logits, mask_token_id, sampling.temperature, noise)
+        return pick(logits, mask_token_id, *_noise(sampling))
+
+    def pick_tokens(
+        self, logits: torch.Tensor, mask_token_id: int | None, sampling: BlockSampling | None
+    ) -> torch.Tensor:
+        """One pass over the logits; noise is computed in registers."""
+        return pick_tokens(logits, mask_token_id, *_noise(sampling))
 
     def commit(
         self,
@@ -62,3 +67,10 @@ class TritonOperators:
     def expand(self, output: torch.Tensor, low: torch.Tensor, b: torch.Tensor, rows: torch.Tensor) -> None:
         """One launch; the other rows keep every bit."""
         expand(output, low, b, rows[:, 0])
+
+
+def _noise(sampling: BlockSampling | None) -> tuple[Any, ...]:
+    """The last arguments of `pick`: temperature and noise, or none."""
+    if sampling is None:
+        return ()
+    return sampling.temperature, (sampling.seeds, sampling.positions, sampling.steps)

@@ -94,6 +94,8 @@ def test_pick(dtype: torch.dtype, sampled: bool) -> None:
     tokens, confidence = TORCH.pick(logits, MASK, sampling)
     same, close = TRITON.pick(logits, MASK, sampling)
     assert torch.equal(tokens, same)
+    for operators in (TORCH, TRITON):
+        assert torch.equal(operators.pick_tokens(logits, MASK, sampling), tokens), operators.name
     torch.testing.assert_close(confidence, close, rtol=1e-5, atol=1e-7)
     assert (tokens.dtype, confidence.dtype) == (same.dtype, close.dtype) == (torch.int64, torch.float32)
     assert torch.equal(logits, before)

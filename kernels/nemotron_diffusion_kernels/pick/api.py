@@ -36,6 +36,32 @@ def pick(
             and `noise` is given.
         RuntimeError: the kernel cannot run here.
     """
+    _check(logits, mask_token_id, temperature, noise)
+    from .triton import pick_triton
+
+    confidence = logits.new_empty(len(logits), dtype=torch.float32)
+    return pick_triton(logits, mask_token_id, temperature, noise, confidence), confidence
+
+
+def pick_tokens(
+    logits: torch.Tensor,
+    mask_token_id: int | None,
+    temperature: torch.Tensor | None = None,
+    noise: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Return the tokens alone that `pick` picks, int64 `[N]`, with the same arguments and errors."""
+    _check(logits, mask_token_id, temperature, noise)
+    from .triton import pick_triton
+
+    return pick_triton(logits, mask_token_id, temperature, noise, None)
+
+
+def _check(
+    logits: torch.Tensor,
+    mask_token_id: int | None,
+    temperature: torch.Tensor | None,
+    noise: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> None:
     device = logits.device
     check_tensor(_NAME, "logits", logits, (None, None), FLOATS, device)
     rows, vocabulary = logits.shape
@@ -50,6 +76,3 @@ def pick(
         for name, part in zip(("seed", "position", "step"), noise, strict=True):
             check_tensor(_NAME, f"noise: {name}", part, (rows,), (torch.int64,), device)
     check_triton(_NAME, device.type)
-    from .triton import pick_triton
-
-    return pick_triton(logits, mask_token_id, temperature, noise)

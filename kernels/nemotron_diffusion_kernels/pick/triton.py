@@ -67,6 +67,7 @@ def _tile_kernel(
     TILE: tl.constexpr,
     WHOLE: tl.constexpr,  # the last tile is full too
     DRAWN: tl.constexpr,
+    SURE: tl.constexpr,  # confidences are wanted
 ):
     tile = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
@@ -88,16 +89,17 @@ def _tile_kernel(
             score -= degree * tl.log(-tl.log(uniform(key, token.to(tl.int64))))
     best, best_id, best_value = _best(score, value, token, is_candidate, DRAWN)
 
-    if DRAWN:
-        highest = tl.max(value, 0)
-    else:
-        is_here = (mask_token_id >= tile * TILE) & (mask_token_id < (tile + 1) * TILE)
-        other = tl.load(logits + row * row_stride + mask_token_id, mask=is_here, other=float("-inf"))
-        highest = tl.maximum(best, other.to(tl.float32))
-    shift = tl.where(highest == float("-inf"), 0.0, highest)
     slot = row * tl.num_programs(0) + tile
-    tl.store(sums + slot * 2, highest)
-    tl.store(sums + slot * 2 + 1, tl.sum(tl.exp(raw - shift), 0))
+    if SURE:
+        if DRAWN:
+            highest = tl.max(value, 0)
+        else:
+            is_here = (mask_token_id >= tile * TILE) & (mask_token_id < (tile + 1) * TILE)
+            other = tl.load(logits + row * row_stride + mask_token_id, mask=is_here, other=float("-inf"))
+            highest = tl.maximum(best, other.to(tl.float32))
+        shift = tl.where(highest == float("-inf"), 0.0, highest)
+        tl.store(sums + slot * 2, highest)
+        tl.store(sums + slot * 2 + 1, tl.sum(tl.exp(raw - shift), 0))
     tl.store(ids + slot, best_id)
     tl.store(values + slot, best_value)
     if DRAWN:
@@ -115,26 +117,27 @@ def _merge_kernel(
     num_tiles,
     TILES: tl.constexpr,
     DRAWN: tl.constexpr,
+    SURE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
     is_tile = tile < num_tiles
     slot = row * num_tiles + tile
-    highest = tl.load(sums + slot * 2, mask=is_tile, other=float("-inf"))
-    total = tl.load(sums + slot * 2 + 1, mask=is_tile, other=0.0)
     value = tl.load(values + slot, mask=is_tile, other=float("-inf"))
     best_id = tl.load(ids + slot, mask=is_tile, other=_NO_ID)
     score = value
     if DRAWN:
         score = tl.load(scores + slot, mask=is_tile, other=float("-inf"))
 
-    peak = tl.max(highest, 0)
-    shift = tl.where(peak == float("-inf"), 0.0, peak)
-    normalizer = tl.sum(total * tl.exp(highest - shift), 0)
-
     _, token, best_value = _best(score, value, best_id, is_tile, DRAWN)
     tl.store(tokens + row, token.to(tl.int64))
-    tl.store(confidence + row, tl.exp(best_value - shift) / normalizer)
+    if SURE:
+        highest = tl.load(sums + slot * 2, mask=is_tile, other=float("-inf"))
+        total = tl.load(sums + slot * 2 + 1, mask=is_tile, other=0.0)
+        peak = tl.max(highest, 0)
+        shift = tl.where(peak == float("-inf"), 0.0, peak)
+        normalizer = tl.sum(total * tl.exp(highest - shift), 0)
+        tl.store(confidence + row, tl.exp(best_value - shift) / normalizer)
 
 
 def pick_triton(
@@ -142,16 +145,16 @@ def pick_triton(
     mask_token_id: int | None,
     temperature: torch.Tensor | None,
     noise: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens and confidences; the arguments are those of `pick`, checked there."""
+    confidence: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return tokens and fill `confidence`, float32 `[N]`, if there is one; the other arguments were checked."""
     rows, vocabulary = logits.shape
     tokens = logits.new_empty(rows, dtype=torch.int64)
-    confidence = logits.new_empty(rows, dtype=torch.float32)
     if rows == 0:
-        return tokens, confidence
+        return tokens
     tiles, is_drawn = triton.cdiv(vocabulary, _TILE), temperature is not None
     values = logits.new_empty((rows, tiles), dtype=torch.float32)
-    sums = logits.new_empty((rows, tiles, 2), dtype=torch.float32)
+    sums = None if confidence is None else logits.new_empty((rows, tiles, 2), dtype=torch.float32)
     ids = logits.new_empty((rows, tiles), dtype=torch.int32)
     scores = logits.new_empty((rows, tiles), dtype=torch.float64) if is_drawn else None
     _tile_kernel[(tiles, rows)](
@@ -168,6 +171,7 @@ def pick_triton(
         TILE=_TILE,
         WHOLE=vocabulary % _TILE == 0,
         DRAWN=is_drawn,
+        SURE=confidence is not None,
         num_warps=8,
     )
     _merge_kernel[(rows,)](
@@ -180,6 +184,7 @@ def pick_triton(
         tiles,
         TILES=triton.next_power_of_2(tiles),
         DRAWN=is_drawn,
+        SURE=confidence is not None,
         num_warps=1,
     )
-    return tokens, confidence
+    return tokens

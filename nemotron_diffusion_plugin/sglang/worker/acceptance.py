@@ -220,7 +220,7 @@ class Acceptance:
             positions,
             torch.full_like(positions, _DRAWN_FOR_TOKEN),
         )
-        return self.operators.pick(weights.log(), None, once)[0]
+        return self.operators.pick_tokens(weights.log(), None, once)
 
 
 @dataclass

@@ -3,10 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron_diffusion_kernels.pick import pick
+from nemotron_diffusion_kernels.pick import pick, pick_tokens
 from nemotron_diffusion_kernels.pick import triton as kernels
 from nemotron_diffusion_plugin.rules.noise import uniform
 from nemotron_diffusion_plugin.rules.pick import pick as pick_by_rule
+from nemotron_diffusion_plugin.rules.pick import pick_tokens as tokens_by_rule
 
 # NumPy, behind the interpreter, warns where a row is infinite; the GPU does not
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -22,11 +23,11 @@ def drawn(rows, temperature=0.8, step=0):
     return temperature, (number + 11, number * 7 + 5, torch.full_like(number, step))
 
 
-def by_kernel(logits, mask_token_id, sampling=None):
+def by_kernel(logits, mask_token_id, sampling=None, operator=pick):
     if sampling is None:
-        return pick(logits, mask_token_id)
+        return operator(logits, mask_token_id)
     temperature, noise = sampling
-    return pick(
+    return operator(
         logits,
         mask_token_id,
         temperature.to(logits.device),
@@ -35,7 +36,7 @@ def by_kernel(logits, mask_token_id, sampling=None):
 
 
 def assert_matches(logits, mask_token_id, sampling=None):
-    """The kernel picks the rule's tokens, with the softmax of float64; the logits stay as they are."""
+    """The kernel picks the rule's tokens, with the softmax of float64 or alone; the logits stay as they are."""
     before = logits.clone()
     tokens, confidence = (part.cpu() for part in by_kernel(logits, mask_token_id, sampling))
     assert torch.equal(logits.view(torch.uint8), before.view(torch.uint8))
@@ -46,6 +47,8 @@ def assert_matches(logits, mask_token_id, sampling=None):
         rest = (temperature, lambda rows: uniform(*(part[rows] for part in noise), vocabulary))
     wanted, wanted_confidence = pick_by_rule(before.cpu(), mask_token_id, *rest)
     assert torch.equal(tokens, wanted)
+    assert torch.equal(by_kernel(logits, mask_token_id, sampling, pick_tokens).cpu(), wanted)
+    assert torch.equal(tokens_by_rule(before.cpu(), mask_token_id, *rest), wanted)
     assert confidence.dtype == torch.float32
     exact = before.cpu().double().softmax(dim=1).gather(1, wanted[:, None])[:, 0]
     torch.testing.assert_close(confidence.double(), exact, rtol=2e-6, atol=1e-30, equal_nan=True)
