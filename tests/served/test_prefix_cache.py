@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from nemotron_diffusion_plugin.serving.versions import is_in
 from tests.common.cases import BLOCK, MODES, Case, prompt
 from tests.served.running import Running, forwards_between
 from tests.served.setups import SGLANG, VLLM, on
@@ -16,11 +17,13 @@ pytestmark = [pytest.mark.engine, on(*(["trained"] if SGLANG else []), "paged", 
 def filed(running: Running, case: Case) -> int:
     """How many tokens of an answer the engine has filed when it ends the request.
 
-    vLLM files a page once its last token is known when a step is scheduled: what was emitted before the last step. With
-    SGLang everything but the last token of the answer has its keys and values, the last one too where its block or
-    cycle went on after it.
+    Everything but the last token of the answer has its keys and values; with SGLang the last one too where its block or
+    cycle went on after it. vLLM below 0.33 files a page once its last token is known when a step is scheduled: what was
+    emitted before the last step.
     """
     answer = running.reference.generate(case)
+    if VLLM and is_in(">=0.33", running.client.http.get("/version").json()["version"]):
+        return len(answer.token_ids) - 1
     mode, last = running.reference.mode(case), 0 if SGLANG else 1
     if mode == "diffusion":
         made = 1 + BLOCK * (answer.verify_forwards - last)
