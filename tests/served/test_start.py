@@ -34,6 +34,8 @@ DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (put_in_a_nan, ["encoder.norm.weight", "NaN"]),
     (pickle_the_weights, ["Cannot find any model weights" if VLLM else "the file holds 0"]),
 ]
+QUICKLY_FOUND = (rename_prefix, put_in_a_nan)
+"""The damages of every run: to the names and to the numbers; tests/serving has all of them without an engine."""
 Refusal = tuple[Any, dict[str, str], list[str]]
 """Arguments of the engine, variables, and what is said."""
 
@@ -79,7 +81,15 @@ def write(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=[damage.__name__ for damage, _ in DAMAGES])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        pytest.param(
+            *each, id=each[0].__name__, marks=() if each[0] in QUICKLY_FOUND else pytest.mark.long
+        )
+        for each in DAMAGES
+    ],
+)
 def test_a_damaged_checkpoint_is_refused(
     tmp_path: Path, inside: Inside, damage: Callable[[Path], None], said: list[str]
 ) -> None:
