@@ -84,9 +84,7 @@ def write(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        pytest.param(
-            *each, id=each[0].__name__, marks=() if each[0] in QUICKLY_FOUND else pytest.mark.long
-        )
+        pytest.param(*each, id=each[0].__name__, marks=() if each[0] in QUICKLY_FOUND else pytest.mark.long)
         for each in DAMAGES
     ],
 )
