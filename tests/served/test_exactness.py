@@ -21,6 +21,10 @@ TEXT = "So 3"
 """The bundled model is unsure how to go on, and its drafts are accepted often and rejected often."""
 
 UNLIKELY = 1e-6
+IN_LONG_LANE = ("top_p 0.9", "top_k 5")
+every_case = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in IN_LONG_LANE else name for name in CASES]
+)
 STEPS = int(os.environ.get("NEMOTRON_DIFFUSION_STEPS", "2000"))
 
 
@@ -33,7 +37,7 @@ def answers(running: Running, mode: str, name: str) -> Answers:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", CASES)
+@every_case
 def test_self_speculation_draws_as_ar(running: Running, name: str) -> None:
     before = running.client.settled()
     drafted = answers(running, "self_speculation", name)
@@ -51,7 +55,7 @@ def test_self_speculation_draws_as_ar(running: Running, name: str) -> None:
     assert accepted > 0.5 * DRAWS, "drafts must be accepted"
 
 
-@pytest.mark.parametrize("name", CASES)
+@every_case
 def test_a_seed_draws_in_self_speculation_what_it_draws_in_ar(running: Running, name: str) -> None:
     """Token for token, whatever the blocks and whoever runs beside it; drafts are accepted and rejected on the way."""
     tokens = running.tokenize("What is 34 + 57? Show the")

@@ -99,7 +99,7 @@ def answerable(api: dict[str, Any], path: str, model: str, options_field: str) -
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("shape", ["answerable", "published"])
+@pytest.mark.parametrize("shape", ["answerable", pytest.param("published", marks=pytest.mark.long)])
 def test_bodies_of_the_published_schema(running: Running, path: str, shape: str) -> None:
     """Shape "published" is all that the schema allows, nearly all refused; "answerable" gets behind the checks."""
     endpoint, http = running.endpoint, running.client.http
