@@ -8,22 +8,11 @@ import pytest
 
 from nemotron_diffusion_plugin.options import DecodingMode
 from tests.common.cases import Case, Reference
-from tests.common.checkpoints import checkpoint_folder
 from tests.served.inside import Inside
 from tests.vllm.inside import budget, next_turn, skipped
 from tests.vllm.inside.schedule import prompt_of
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def folder(checkpoints: Path) -> Path:
-    return checkpoint_folder("plain", checkpoints)
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder, 512)
 
 
 @pytest.mark.parametrize("scheduling", ["sync", "async"])

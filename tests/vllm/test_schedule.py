@@ -10,7 +10,6 @@ import pytest
 
 from nemotron_diffusion_plugin.costs import ForwardCosts
 from tests.common.cases import Case, Reference
-from tests.common.checkpoints import checkpoint_folder
 from tests.served.inside import Inside
 from tests.vllm.inside.schedule import SLOTS, SLOW, prompt_of
 
@@ -20,18 +19,12 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def observed(request: pytest.FixtureRequest, checkpoints: Path, inside: Inside) -> dict[str, Any]:
-    folder = str(checkpoint_folder("plain", checkpoints))
-    result: dict[str, Any] = inside.run("schedule", folder, request.param, VLLM_CPU_ASYNC_SCHEDULING="1")
+def observed(request: pytest.FixtureRequest, folder: Path, inside: Inside) -> dict[str, Any]:
+    result: dict[str, Any] = inside.run("schedule", str(folder), request.param, VLLM_CPU_ASYNC_SCHEDULING="1")
     assert (
         result["scheduler"] == {"sync": "SyncBlockScheduler", "async": "AsyncBlockScheduler"}[request.param]
     )
     return result
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoints: Path) -> Reference:
-    return Reference(checkpoint_folder("plain", checkpoints), 512)
 
 
 def test_ar_never_waits_for_a_block(observed: dict[str, Any], reference: Reference) -> None:
