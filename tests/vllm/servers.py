@@ -166,15 +166,7 @@ class Running(running.Running[Client]):
         return answer, int(self.client.settled().total(name) - before)
 
     def is_known_error(self, path: str, content: bytes) -> bool:
-        """An earlier answer that was a refusal has no text, which vLLM asks for."""
-        body = json.loads(content)
-        items = body.get("input") if isinstance(body, dict) and path == "/v1/responses" else None
-        parts = [
-            part
-            for item in (items if isinstance(items, list) else [])
-            for part in (item.get("content") if isinstance(item, dict) else None) or []
-        ]
-        return any(isinstance(part, dict) and part.get("type") == "refusal" for part in parts)
+        return False
 
     def detokenize(self, token_ids: list[int]) -> str:
         body = {"model": self.client.model, "tokens": token_ids}

@@ -23,7 +23,6 @@ from nemotron_diffusion_plugin.serving.picking import BlockPicker
 from nemotron_diffusion_plugin.sglang.identity import ALGORITHM
 from nemotron_diffusion_plugin.sglang.log import logger
 from nemotron_diffusion_plugin.sglang.settings import serve, settings_of
-from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker import counters
 from nemotron_diffusion_plugin.sglang.worker.auto import WorkerBlocks
 from nemotron_diffusion_plugin.sglang.worker.forward import BACKENDS, BlockForward
@@ -140,7 +139,7 @@ class BlockWorker(BaseSpecWorker):
 
     @override
     def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
-        """SGLang has read the result of the oldest pending step: count it."""
+        """SGLang has read the result of the oldest pending step: count it, and how far its requests have come."""
         step = self.counters.step_done(num_correct_drafts_per_req)
         if step is not None:
             self.lengths.read(step.slots, step.lengths, step.tenancies)
@@ -194,7 +193,7 @@ class BlockWorker(BaseSpecWorker):
         self._begun(step, drafted, denoised, lengths)
         self.table.hand_over(slots[rows[self.table.is_diffusion(slots[rows])]])
         self._drop_scores(slots)
-        return _result(step, verified)
+        return verified.result(step)
 
     def _begun(
         self, step: DecodeStep, drafted: np.ndarray, denoised: np.ndarray, lengths: np.ndarray
@@ -208,27 +207,10 @@ class BlockWorker(BaseSpecWorker):
     def _place(self, step: DecodeStep) -> None:
         """Note where every request stands, and how long its block is: shorter near the context limit."""
         table, slots = self.table, step.slots
-        starts = self._starts(step)
+        starts = self.lengths.starts(step, table, self.max_model_len)
         table.place(slots, step.index, step.computed, starts)
         longest = block_lengths(starts, table.longest[slots], self.max_model_len)
         self.counters.chosen(self.auto.choose_for(step, table, longest))
-
-    def _starts(self, step: DecodeStep) -> np.ndarray:
-        """The position of each seed, host int64 `[R]`: exact, or an upper bound where nothing depends on it.
-
-        Waits for the device where a bound would cut a block short that may have room.
-        """
-        slots, longest = step.slots, self.table.longest[step.slots]
-        if step.batch.seq_lens_cpu is not None:
-            starts: np.ndarray = step.batch.seq_lens_cpu.numpy().astype(np.int64)
-        else:
-            starts = self.lengths.bounds(slots, step.reqs)
-            cut = block_lengths(starts, longest, self.max_model_len) < longest
-            if not (cut & ~self.table.is_diffusion(slots)).any():
-                return starts
-            starts = step.computed.cpu().numpy()
-        self.lengths.correct(slots, starts)
-        return starts
 
     def _is_plain(self, step: DecodeStep) -> bool:
         """Whether SGLang's own decode step does: nobody drafts, and its sampler is exact for everybody."""
@@ -255,7 +237,7 @@ class BlockWorker(BaseSpecWorker):
         self._begun(step, none, none, ones)
         self._drop_scores(step.slots)
         verified = Verified(tokens[:, None], torch.ones_like(tokens), tokens, output)
-        return _result(step, verified, result.can_run_cuda_graph)
+        return verified.result(step, result.can_run_cuda_graph)
 
     def _drop_scores(self, slots: np.ndarray) -> None:
         """Keep commit scores of unfinished blocks alone: the others have been handed over, or their request is gone."""
@@ -303,19 +285,6 @@ class BlockWorker(BaseSpecWorker):
         if not (self.reads_flags or diffusion.any()):
             return unknown
         return self.slots.ended[step.index].cpu().numpy()
-
-
-def _result(step: DecodeStep, verified: Verified, used_graph: bool = False) -> GenerationBatchResult:
-    new_lengths = step.batch.seq_lens + verified.lengths.to(step.batch.seq_lens.dtype)
-    return GenerationBatchResult(
-        logits_output=verified.output,
-        next_token_ids=verified.tokens.reshape(-1),
-        accept_lens=verified.lengths.to(torch.int32),
-        new_seq_lens=new_lengths,
-        next_draft_input=SeedRelay(verified.seeds, new_lengths),
-        speculative_num_draft_tokens=verified.tokens.shape[1],
-        can_run_cuda_graph=used_graph,
-    )
 
 
 def _refuse_small_pool(pool_tokens: int, block_size: int, page_size: int) -> None:

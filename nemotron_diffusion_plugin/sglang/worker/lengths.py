@@ -7,21 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from nemotron_diffusion_plugin.rules.block import block_lengths
+from nemotron_diffusion_plugin.serving.slots import SlotTable
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
+
 
 class HostLengths:
     """Upper bounds of the tokens with KV by slot, exact for requests whose every row is accepted (AR, diffusion).
 
     A verify forward of n rows brings a request at most n tokens further. How many it was is on the device until
     SGLang reads the step's result, one step later; then the bound comes down to what the request has emitted.
+
+    Host arrays `[N]` by slot: `_bounds`; `_unread`, the rows of steps whose result has not been read; `_is_read`,
+    whether any has been, and so the prompt's too; `_tenancy`, how often the slot has been taken over.
     """
 
     def __init__(self, slots: int) -> None:
-        self._bounds = np.zeros(slots, dtype=np.int64)
-        self._unread = np.zeros(slots, dtype=np.int64)  # rows of steps whose result has not been read
-        self._is_read = np.zeros(
-            slots, dtype=bool
-        )  # whether a result has been read, so that the prompt's has been too
-        self._tenancy = np.zeros(slots, dtype=np.int64)
+        self._bounds, self._unread, self._tenancy = (np.zeros(slots, dtype=np.int64) for _ in range(3))
+        self._is_read = np.zeros(slots, dtype=bool)
 
     def prefilled(self, slots: np.ndarray, lengths: np.ndarray) -> None:
         """Note that requests have taken over slots, with `lengths` tokens of KV, host int64 `[R]`."""
@@ -51,6 +54,18 @@ class HostLengths:
                 self._bounds[slot] = min(self._bounds[slot], known + self._unread[slot])
         return self._bounds[slots]
 
-    def correct(self, slots: np.ndarray, lengths: np.ndarray) -> None:
-        """Take exact lengths, host int64 `[R]`, read from the device."""
-        self._bounds[slots] = lengths
+    def starts(self, step: DecodeStep, table: SlotTable, max_model_len: int) -> np.ndarray:
+        """The position of each seed of a step, host int64 `[R]`: exact, or a bound where nothing depends on it.
+
+        Waits for the device where a bound would cut a block short that may have room.
+        """
+        slots, given = step.slots, step.batch.seq_lens_cpu
+        if given is None:
+            starts, longest = self.bounds(slots, step.reqs), table.longest[slots]
+            is_cut = block_lengths(starts, longest, max_model_len) < longest
+            if not (is_cut & ~table.is_diffusion(slots)).any():
+                return starts
+            given = step.computed.cpu()
+        starts = given.numpy().astype(np.int64)
+        self._bounds[slots] = starts
+        return starts

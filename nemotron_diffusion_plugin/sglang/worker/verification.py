@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.layers.logprob_processor import compute_spec_logprobs
+from sglang.srt.managers.utils import GenerationBatchResult
 
 from nemotron_diffusion_plugin.serving.operators import Operators
+from nemotron_diffusion_plugin.sglang.spec_inputs import SeedRelay
 from nemotron_diffusion_plugin.sglang.worker.acceptance import Acceptance, Outcome
 from nemotron_diffusion_plugin.sglang.worker.forward import BlockForward, PreparedRows
 from nemotron_diffusion_plugin.sglang.worker.grammar import begin_masks
@@ -34,6 +36,19 @@ class Verified:
     lengths: torch.Tensor
     seeds: torch.Tensor
     output: Any
+
+    def result(self, step: DecodeStep, used_graph: bool = False) -> GenerationBatchResult:
+        """What SGLang's scheduler takes, and the next step begins with."""
+        new_lengths = step.batch.seq_lens + self.lengths.to(step.batch.seq_lens.dtype)
+        return GenerationBatchResult(
+            logits_output=self.output,
+            next_token_ids=self.tokens.reshape(-1),
+            accept_lens=self.lengths.to(torch.int32),
+            new_seq_lens=new_lengths,
+            next_draft_input=SeedRelay(self.seeds, new_lengths),
+            speculative_num_draft_tokens=self.tokens.shape[1],
+            can_run_cuda_graph=used_graph,
+        )
 
 
 class Verifier:

@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from nemotron_diffusion_plugin.core import Request
+from nemotron_diffusion_plugin.serving.slots import SlotTable
+from nemotron_diffusion_plugin.settings import ServerSettings
 from nemotron_diffusion_plugin.sglang.worker.lengths import HostLengths
+from nemotron_diffusion_plugin.sglang.worker.step import DecodeStep
 
 SLOTS, BLOCK, PROMPT = 4, 8, 5
 
@@ -110,3 +115,29 @@ def test_an_output_that_was_cut_lowers_no_bound() -> None:
     ended.finished = lambda: True
     del ended.output_ids[2:]
     assert host.step({0: (1, 1)}).tolist() == [PROMPT + BLOCK]
+
+
+LIMIT = 64
+
+
+@pytest.mark.parametrize(
+    ("exact", "mode", "known", "expected"),
+    [
+        (20, "self_speculation", False, 28),  # room for a block at the bound too: no wait
+        (50, "self_speculation", False, 50),  # a bound of 58 would cut the block
+        (50, "diffusion", False, 58),  # whose bounds are exact wherever it stands
+        (50, "ar", False, 58),  # no block to cut
+        (20, "self_speculation", True, 20),
+    ],
+)
+def test_the_host_waits_near_the_limit_alone(exact: int, mode: str, known: bool, expected: int) -> None:
+    table = SlotTable(ServerSettings.read(BLOCK, None), SLOTS, 0, torch.device("cpu"))
+    table.take(1, Request(table.settings.options({"decoding_mode": mode}), PROMPT, limit=LIMIT))
+    lengths, slots = HostLengths(SLOTS), np.array([1])
+    lengths.prefilled(slots, np.array([exact]))
+    lengths.verified(slots, np.array([BLOCK]))
+    computed = torch.tensor([exact])
+    batch = SimpleNamespace(seq_lens_cpu=computed if known else None, reqs=[request()])
+    step = DecodeStep(batch, slots, torch.from_numpy(slots), computed, computed)
+    assert lengths.starts(step, table, LIMIT).tolist() == [expected]
+    assert lengths.bounds(slots, batch.reqs).tolist() == [expected]
